@@ -1,0 +1,119 @@
+"""What happened to one request: filled on the way, read once by the access log and the metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any, Literal
+
+from gateway.errors import GatewayError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+
+ResponseRule = Callable[[Scope, Message], None]
+"""Changes a response head on its way out: gets the scope and an ``http.response.start`` whose headers it owns."""
+
+SCOPE_KEY = "gateway.exchange"
+"""Where the exchange stands in the ASGI scope."""
+
+Outcome = Literal["done", "refused", "failed", "client-left", "aborted"]
+"""How an exchange ended: answered by upstream, cache or a fixed response; refused because of the client or of
+capacity; answered with an error because the upstream failed; left by the client; cut after the response head."""
+
+
+class Attempt:
+    """One try at one endpoint."""
+
+    __slots__ = ("connect_s", "endpoint", "head_s", "outcome", "started", "status")
+
+    def __init__(self, endpoint: str, started: float) -> None:
+        self.endpoint = endpoint
+        self.started = started
+        self.connect_s: float | None = None
+        self.head_s: float | None = None
+        self.status: int | None = None
+        self.outcome = ""
+        """``"ok"``, or the name of the error class in the log's spelling, e.g. ``"connect-failed"``."""
+
+
+class Exchange:
+    """One request and its response. Times are monotonic seconds; ``wall_time`` is seconds since the epoch."""
+
+    __slots__ = (
+        "attempts",
+        "body_bytes_in",
+        "body_bytes_out",
+        "cache",
+        "cache_detail",
+        "client",
+        "decision",
+        "error",
+        "finished",
+        "host",
+        "messages_in",
+        "messages_out",
+        "method",
+        "outcome",
+        "params",
+        "peer",
+        "peer_trusted",
+        "public_host",
+        "request_id",
+        "response_rules",
+        "route",
+        "scheme",
+        "started",
+        "status",
+        "target",
+        "upstream",
+        "user",
+        "wall_time",
+    )
+
+    def __init__(self, method: str, target: bytes, clock: Callable[[], float] = time.monotonic) -> None:
+        self.started = clock()
+        self.wall_time = time.time()
+        self.finished = 0.0
+        self.method = method
+        self.target = target
+        """Path and query exactly as the client sent them, without a mount prefix."""
+        self.peer = ""
+        """Address of the other end of the TCP connection; ``"unix"`` on a UNIX socket."""
+        self.peer_trusted = False
+        self.client = ""
+        """Address of the client as far as trusted proxies can be believed."""
+        self.scheme = "http"
+        """The public scheme."""
+        self.host = ""
+        """Host for matching: lower case, without port and trailing dot."""
+        self.public_host = b""
+        """The Host field as the client sent it."""
+        self.request_id = ""
+        self.route = ""
+        self.params: dict[str, bytes] = {}
+        """What the names of the route's path matched: the client's raw bytes."""
+        self.user = ""
+        """Who the gateway's own authentication says it is."""
+        self.upstream = ""
+        self.attempts: list[Attempt] = []
+        self.decision = ""
+        """Why the balancer chose as it did, where something was out."""
+        self.cache = ""
+        """``hit``, ``miss``, ``stale``, ``revalidated``, ``bypass``, ``collapsed`` or empty: no cache on the route."""
+        self.cache_detail = ""
+        self.status = 0
+        self.body_bytes_in = 0
+        self.body_bytes_out = 0
+        self.messages_in = 0
+        self.messages_out = 0
+        self.outcome: Outcome = "done"
+        self.error: GatewayError | None = None
+        self.response_rules: tuple[ResponseRule, ...] = ()
+        """Rules of the chosen route, run on every response head, whoever made it."""
+
+
+def exchange_of(scope: Scope) -> Exchange | None:
+    """The exchange of a request inside the gateway; None where a middleware is used on its own."""
+    found: Exchange | None = scope.get(SCOPE_KEY)
+    return found
