@@ -60,6 +60,7 @@ class Exchange:
         "peer_trusted",
         "public_host",
         "request_id",
+        "response_fields",
         "response_rules",
         "route",
         "scheme",
@@ -109,6 +110,8 @@ class Exchange:
         self.messages_out = 0
         self.outcome: Outcome = "done"
         self.error: GatewayError | None = None
+        self.response_fields: list[tuple[bytes, bytes]] = []
+        """Fields of this answer to this client alone, such as a sticky cookie: added outside every cache."""
         self.response_rules: tuple[ResponseRule, ...] = ()
         """Rules of the chosen route, run on every response head, whoever made it."""
 
