@@ -51,16 +51,16 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, raise_interrupt))
         try:
-            shop = [stack.enter_context(running([*module, "--port", str(port)])) for port, module in SERVICES.items()][
-                0
+            services = [
+                stack.enter_context(running([*module, "--port", str(port)])) for port, module in SERVICES.items()
             ]
-            for port in SERVICES:
-                wait_until_listening("127.0.0.1", port, shop)
+            for port, service in zip(SERVICES, services, strict=True):
+                wait_until_listening("127.0.0.1", port, service)
             gateway = stack.enter_context(running(["gateway", "run", config]))
             host, port = gateway_address(config)
             wait_until_listening(host, port, gateway)
             base = f"http://{host}:{port}"
-            print(TO_TRY.format(base=base, shop_pid=shop.pid, config=config, python=sys.executable), flush=True)
+            print(TO_TRY.format(base=base, shop_pid=services[0].pid, config=config, python=sys.executable), flush=True)
             return gateway.wait()
         except KeyboardInterrupt:
             print("\ndemo: stopping", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""How many requests the gateway serves per CPU-second, beside its peers."""
