@@ -1,0 +1,309 @@
+"""Content codings, RFC 9110 section 8.4.1: gzip and deflate (RFC 1952, 1950), br (RFC 7932), zstd (RFC 8878).
+
+Encoders and decoders work on pieces and do no I/O. What they cost grows with the piece: ``OFFLOAD_BYTES`` says from
+which size on it belongs in a thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import brotli
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+try:
+    _isal_zlib: Any = importlib.import_module("isal.isal_zlib")
+except ImportError:
+    _isal_zlib = None
+
+Level = Literal["fast", "balanced", "best"]
+CODINGS = ("zstd", "br", "gzip")
+DECODABLE = ("zstd", "br", "gzip", "deflate")
+
+# RFC 9659: a decoder need not take a larger window over HTTP.
+_ZSTD_WINDOW_LOG = 23
+
+_ZSTD_LEVELS: dict[Level, int] = {"fast": 3, "balanced": 9, "best": 17}
+_BROTLI_LEVELS: dict[Level, int] = {"fast": 3, "balanced": 5, "best": 9}
+_GZIP_LEVELS: dict[Level, int] = {"fast": 1, "balanced": 5, "best": 9}
+# isal knows 0 to 3; its 2 is as small as zlib's 3 to 4 at several times the speed.
+_ISAL_LEVELS: dict[Level, int] = {"fast": 1, "balanced": 2}
+
+OFFLOAD_BYTES: dict[Level, int] = {"fast": 128 * 1024, "balanced": 48 * 1024, "best": 8 * 1024}
+"""Pieces larger than this are coded in a thread, so that the event loop is held for less than 5 ms."""
+
+
+class Encoder(Protocol):
+    """One body being coded; after ``finish`` the object is used up."""
+
+    def encode(self, data: bytes) -> bytes:
+        """What can be sent after ``data``; may be empty."""
+        ...
+
+    def flush(self) -> bytes:
+        """All that was taken so far, so that the receiver can decode it now."""
+        ...
+
+    def finish(self) -> bytes:
+        """The end of the body."""
+        ...
+
+
+class Decoder(Protocol):
+    """One body being decoded."""
+
+    def decode(self, data: bytes, max_bytes: int) -> bytes:
+        """The next output, at most ``max_bytes`` + 1 of it. Raises DecodingError; call with b"" while ``pending``."""
+        ...
+
+    @property
+    def pending(self) -> bool:
+        """Whether more output waits for the same input."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether the coded body may end here."""
+        ...
+
+
+class DecodingError(ValueError):
+    """The data is not what its coding says."""
+
+
+class _ZlibEncoder:
+    def __init__(self, level: Level) -> None:
+        if _isal_zlib is not None and level in _ISAL_LEVELS:
+            self._coder = _isal_zlib.compressobj(_ISAL_LEVELS[level], _isal_zlib.DEFLATED, 31)
+            self._sync = _isal_zlib.Z_SYNC_FLUSH
+        else:
+            self._coder = zlib.compressobj(_GZIP_LEVELS[level], zlib.DEFLATED, 31)
+            self._sync = zlib.Z_SYNC_FLUSH
+
+    def encode(self, data: bytes) -> bytes:
+        return bytes(self._coder.compress(data))
+
+    def flush(self) -> bytes:
+        return bytes(self._coder.flush(self._sync))
+
+    def finish(self) -> bytes:
+        return bytes(self._coder.flush())
+
+
+class _BrotliEncoder:
+    def __init__(self, level: Level) -> None:
+        self._coder = brotli.Compressor(quality=_BROTLI_LEVELS[level], lgwin=20)
+
+    def encode(self, data: bytes) -> bytes:
+        return bytes(self._coder.process(data))
+
+    def flush(self) -> bytes:
+        return bytes(self._coder.flush())
+
+    def finish(self) -> bytes:
+        return bytes(self._coder.finish())
+
+
+class _ZstdEncoder:
+    def __init__(self, level: Level) -> None:
+        options: dict[int, int] = {
+            zstd.CompressionParameter.compression_level: _ZSTD_LEVELS[level],
+            zstd.CompressionParameter.window_log: 20 if level == "fast" else _ZSTD_WINDOW_LOG,
+        }
+        self._coder = zstd.ZstdCompressor(options=options)
+
+    def encode(self, data: bytes) -> bytes:
+        return self._coder.compress(data)
+
+    def flush(self) -> bytes:
+        return self._coder.flush(zstd.ZstdCompressor.FLUSH_BLOCK)
+
+    def finish(self) -> bytes:
+        return self._coder.flush(zstd.ZstdCompressor.FLUSH_FRAME)
+
+
+class _ZlibDecoder:
+    """gzip with any number of members, and deflate with or without its zlib wrapper."""
+
+    def __init__(self, wbits: int | None) -> None:
+        self._wbits = wbits
+        self._coder: Any = None
+        self._rest = b""
+
+    def decode(self, data: bytes, max_bytes: int) -> bytes:
+        data = self._rest + data
+        if not data:
+            return b""
+        if self._coder is None or self._coder.eof:
+            if self._coder is not None and self._wbits is None:
+                raise DecodingError("bytes after the end of a deflate body")
+            self._coder = zlib.decompressobj(self._wbits if self._wbits is not None else _deflate_wbits(data))
+        try:
+            output: bytes = self._coder.decompress(data, max_bytes + 1)
+        except zlib.error as error:
+            raise DecodingError(str(error)) from error
+        self._rest = self._coder.unused_data if self._coder.eof else self._coder.unconsumed_tail
+        return output
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._rest)
+
+    @property
+    def complete(self) -> bool:
+        return self._coder is not None and self._coder.eof and not self._rest
+
+
+def _deflate_wbits(data: bytes) -> int:
+    """Many senders of "deflate" leave the zlib wrapper out; its first byte tells (RFC 1950 section 2.2)."""
+    return 15 if data[0] & 0x0F == 8 and data[0] >> 4 <= 7 else -15
+
+
+class _BrotliDecoder:
+    def __init__(self) -> None:
+        self._coder = brotli.Decompressor()
+        self._rest = b""
+
+    def decode(self, data: bytes, max_bytes: int) -> bytes:
+        self._rest += data
+        if self._coder.is_finished():
+            if self._rest:
+                raise DecodingError("bytes after the end of a br body")
+            return b""
+        try:
+            if self._coder.can_accept_more_data():
+                taken, self._rest = self._rest, b""
+                return bytes(self._coder.process(taken, output_buffer_limit=max_bytes + 1))
+            return bytes(self._coder.process(b"", output_buffer_limit=max_bytes + 1))
+        except brotli.error as error:
+            raise DecodingError(str(error)) from error
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._rest) or not (self._coder.is_finished() or self._coder.can_accept_more_data())
+
+    @property
+    def complete(self) -> bool:
+        return bool(self._coder.is_finished()) and not self._rest
+
+
+class _ZstdDecoder:
+    """One zstd frame after the other."""
+
+    def __init__(self) -> None:
+        self._coder = self._new()
+        self._rest = b""
+        self._started = False
+
+    @staticmethod
+    def _new() -> Any:
+        return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
+
+    def decode(self, data: bytes, max_bytes: int) -> bytes:
+        data = self._rest + data
+        self._rest = b""
+        if self._coder.eof and data:
+            self._coder = self._new()
+        if data:
+            self._started = True
+        elif self._coder.eof or self._coder.needs_input:
+            return b""
+        try:
+            output: bytes = self._coder.decompress(data, max_bytes + 1)
+        except zstd.ZstdError as error:
+            raise DecodingError(str(error)) from error
+        if self._coder.eof:
+            self._rest = self._coder.unused_data
+        return output
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._rest) or not (self._coder.eof or self._coder.needs_input)
+
+    @property
+    def complete(self) -> bool:
+        return self._started and self._coder.eof and not self._rest
+
+
+_ENCODERS: dict[str, Callable[[Level], Encoder]] = {"zstd": _ZstdEncoder, "br": _BrotliEncoder, "gzip": _ZlibEncoder}
+_DECODERS: dict[str, Callable[[], Decoder]] = {
+    "zstd": _ZstdDecoder,
+    "br": _BrotliDecoder,
+    "gzip": lambda: _ZlibDecoder(31),
+    "deflate": lambda: _ZlibDecoder(None),
+}
+
+
+def make_encoder(coding: str, level: Level = "fast") -> Encoder:
+    """An encoder for ``coding``, one of ``CODINGS``."""
+    return _ENCODERS[coding](level)
+
+
+def make_decoder(coding: str) -> Decoder:
+    """A decoder for ``coding``, one of ``DECODABLE``. Raises KeyError for any other."""
+    return _DECODERS[coding]()
+
+
+class BoundedDecoder:
+    """Decodes a body with up to ``max_layers`` stacked codings, within a bound on what comes out.
+
+    ``max_bytes`` bounds the decoded body (None: no bound), ``max_ratio`` decoded against coded bytes once more than
+    1 MiB came out.
+    """
+
+    _PIECE_BYTES = 256 * 1024
+    _RATIO_FREE_BYTES = 1024 * 1024
+
+    def __init__(self, codings: list[str], *, max_bytes: int | None, max_ratio: float | None = None) -> None:
+        self._layers = [make_decoder(coding) for coding in reversed(codings)]
+        self._max_bytes = max_bytes
+        self._max_ratio = max_ratio
+        self._bytes_in = 0
+        self._bytes_out = 0
+
+    def decode(self, data: bytes) -> list[bytes]:
+        """What ``data`` decodes to, in pieces. Raises DecodingError and TooMuchDecoded."""
+        self._bytes_in += len(data)
+        pieces = [data] if data else []
+        for layer in self._layers[:-1]:
+            pieces = [output for piece in pieces for output in self._drain(layer, piece, count=False)]
+        return [output for piece in pieces for output in self._drain(self._layers[-1], piece, count=True)]
+
+    def _drain(self, layer: Decoder, piece: bytes, *, count: bool) -> list[bytes]:
+        outputs: list[bytes] = []
+        intermediate = 0
+        output = layer.decode(piece, self._PIECE_BYTES)
+        while output or layer.pending:
+            if count:
+                self._bytes_out += len(output)
+            else:
+                intermediate += len(output)
+            self._check(self._bytes_out + intermediate)
+            if output:
+                outputs.append(output)
+            output = layer.decode(b"", self._PIECE_BYTES)
+        return outputs
+
+    def _check(self, bytes_out: int) -> None:
+        if self._max_bytes is not None and bytes_out > self._max_bytes:
+            raise TooMuchDecoded(f"more than {self._max_bytes} bytes decoded")
+        free = self._RATIO_FREE_BYTES
+        if self._max_ratio is not None and bytes_out > free and bytes_out > self._max_ratio * self._bytes_in:
+            raise TooMuchDecoded(f"decoded to more than {self._max_ratio:g} times its size")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every layer has come to its end."""
+        return all(layer.complete for layer in self._layers)
+
+
+class TooMuchDecoded(ValueError):
+    """The decoded body is larger than allowed: a bomb, or a limit that is too low."""
