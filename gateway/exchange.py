@@ -17,6 +17,10 @@ ResponseRule = Callable[[Scope, Message], None]
 SCOPE_KEY = "gateway.exchange"
 """Where the exchange stands in the ASGI scope."""
 
+WHOLE_FOLLOWS = "gateway.whole_follows"
+"""Key of an ``http.response.start`` whose complete body comes with the very next message: holding the head back until
+then delays nothing."""
+
 Outcome = Literal["done", "refused", "failed", "client-left", "aborted"]
 """How an exchange ended: answered by upstream, cache or a fixed response; refused because of the client or of
 capacity; answered with an error because the upstream failed; left by the client; cut after the response head."""

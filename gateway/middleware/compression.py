@@ -1,0 +1,252 @@
+"""Codes answers in what the client takes, and decodes what it does not take.
+
+app.add_middleware(CompressionMiddleware, min_size=512)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import BadUpstreamResponse, ResponseBroken
+from gateway.exchange import WHOLE_FOLLOWS
+from gateway.http.coding import (
+    CODINGS,
+    DECODABLE,
+    OFFLOAD_BYTES,
+    BoundedDecoder,
+    DecodingError,
+    Encoder,
+    Level,
+    TooMuchDecoded,
+    make_encoder,
+)
+from gateway.http.fields import Fields, add_vary, content_length, get_all, get_first, get_joined, without
+from gateway.http.negotiation import IDENTITY, choose_coding, is_accepted, parse_codings
+
+COMPRESSIBLE_TYPES = (
+    "text/*",
+    "application/atom+xml",
+    "application/geo+json",
+    "application/graphql-response+json",
+    "application/javascript",
+    "application/json",
+    "application/ld+json",
+    "application/manifest+json",
+    "application/problem+json",
+    "application/rss+xml",
+    "application/vnd.ms-fontobject",
+    "application/wasm",
+    "application/x-javascript",
+    "application/x-ndjson",
+    "application/xhtml+xml",
+    "application/xml",
+    "font/otf",
+    "font/ttf",
+    "image/bmp",
+    "image/svg+xml",
+    "image/vnd.microsoft.icon",
+    "image/x-icon",
+)
+
+# What a body in another coding no longer has: its length, its byte positions, and the digests over its bytes.
+_STALE_FIELDS = frozenset(
+    [b"content-length", b"accept-ranges", b"content-md5", b"content-digest", b"repr-digest", b"digest"]
+)
+_MAX_DECODED_BYTES = 64 * 1024 * 1024
+_MAX_DECODED_RATIO = 100.0
+
+
+class CompressionMiddleware:
+    """Codes response bodies, RFC 9110 sections 8.4 and 12.5.3.
+
+    ``codings`` in order of preference among what the client weighs equally. ``min_size`` in bytes applies where the
+    length is known. ``types`` are media types, ``text/*`` standing for a whole tree. Bodies stream: each message leaves
+    at once, flushed. Large pieces are coded in a thread.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        codings: Sequence[str] = CODINGS,
+        min_size: int = 1024,
+        types: Sequence[str] = COMPRESSIBLE_TYPES,
+        level: Level = "fast",
+    ) -> None:
+        unknown = sorted(set(codings) - set(CODINGS))
+        if unknown:
+            raise ValueError(f"unknown codings: {', '.join(unknown)}; known are {', '.join(CODINGS)}")
+        self.app = app
+        self.codings = tuple(codings)
+        self.min_size = min_size
+        self.level = level
+        self._exact_types = frozenset(name.lower().encode() for name in types if not name.endswith("/*"))
+        self._type_trees = tuple(name.lower().encode()[:-1] for name in types if name.endswith("/*"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        accept = get_joined(scope["headers"], b"accept-encoding")
+        none_match = get_first(scope["headers"], b"if-none-match")
+        if none_match is not None and b"W/" in none_match:
+            scope = {**scope, "headers": _match_strong_too(scope["headers"])}
+        await self.app(scope, receive, _Response(self, scope["method"], accept, none_match, send).send)
+
+    def is_compressible(self, media_type: bytes) -> bool:
+        """Whether bodies of a Content-Type value gain from coding."""
+        essence = media_type.split(b";", 1)[0].strip().lower()
+        return essence in self._exact_types or essence.startswith(self._type_trees)
+
+
+class _Response:
+    """The answer of one request: decided at its head, then coded piece by piece."""
+
+    __slots__ = ("_accept", "_decoder", "_encoder", "_head", "_method", "_none_match", "_policy", "_send")
+
+    def __init__(
+        self, policy: CompressionMiddleware, method: str, accept: bytes | None, none_match: bytes | None, send: Send
+    ) -> None:
+        self._policy = policy
+        self._method = method
+        self._accept = accept
+        self._none_match = none_match
+        self._send = send
+        self._encoder: Encoder | None = None
+        self._decoder: BoundedDecoder | None = None
+        self._head: Message | None = None
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass a message on; a plain function, for most answers are not coded and need no coroutine of their own."""
+        if message["type"] == "http.response.start":
+            message = self._decide(message)
+            if self._head is not None:
+                return _nothing()
+        elif message["type"] == "http.response.body" and (self._encoder is not None or self._decoder is not None):
+            return self._send_coded(message)
+        return self._send(message)
+
+    def _decide(self, message: Message) -> Message:
+        """The head as it goes out; sets encoder and decoder, and keeps the head back while its length is to come."""
+        fields: Fields = list(message.get("headers", ()))
+        status = message["status"]
+        if status == 304:
+            return {**message, "headers": self._weaken_if_asked_for(fields)}
+        if status < 200 or status in (204, 205, 206) or _forbids_transformation(fields):
+            return message
+        applied = parse_codings(get_all(fields, b"content-encoding"))
+        if applied:
+            return self._decide_coded(message, fields, applied)
+        length = content_length(fields)
+        small = length is not None and length < self._policy.min_size
+        if small or not self._policy.is_compressible(get_first(fields, b"content-type") or b""):
+            return message
+        add_vary(fields, b"Accept-Encoding")
+        coding = choose_coding(self._accept, self._policy.codings)
+        if coding == IDENTITY or self._method == "HEAD":
+            return {**message, "headers": fields}
+        return self._encode_from(message, fields, coding)
+
+    def _decide_coded(self, message: Message, fields: Fields, applied: list[str]) -> Message:
+        """An upstream that coded its answer: as it is where the client takes it, else decoded, else coded anew."""
+        if all(is_accepted(coding, self._accept) for coding in applied):
+            return message
+        if len(applied) > 3 or any(coding not in DECODABLE for coding in applied):
+            return message
+        add_vary(fields, b"Accept-Encoding")
+        if self._method == "HEAD":
+            return {**message, "headers": fields}
+        self._decoder = BoundedDecoder(applied, max_bytes=_MAX_DECODED_BYTES, max_ratio=_MAX_DECODED_RATIO)
+        fields = without(fields, frozenset([b"content-encoding"]))
+        coding = choose_coding(self._accept, self._policy.codings)
+        if coding != IDENTITY:
+            return self._encode_from(message, fields, coding)
+        return {**message, "headers": _for_other_bytes(fields)}
+
+    def _encode_from(self, message: Message, fields: Fields, coding: str) -> Message:
+        self._encoder = make_encoder(coding, self._policy.level)
+        fields = _for_other_bytes(fields)
+        fields.append((b"content-encoding", coding.encode("ascii")))
+        message = {**message, "headers": fields}
+        if message.get(WHOLE_FOLLOWS):
+            self._head = message
+        return message
+
+    def _weaken_if_asked_for(self, fields: Fields) -> Fields:
+        """A client that holds the coded answer knows it by a weak validator: 304 must name the same one."""
+        held = _tags(self._none_match)
+        return [
+            (name, b"W/" + value) if name == b"etag" and value not in held and b"W/" + value in held else (name, value)
+            for name, value in fields
+        ]
+
+    async def _send_coded(self, message: Message) -> None:
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if len(body) > OFFLOAD_BYTES[self._policy.level]:
+            body = await asyncio.to_thread(self._code, body, more)
+        else:
+            body = self._code(body, more)
+        if self._head is not None:
+            head, self._head = self._head, None
+            if not more:
+                head["headers"].append((b"content-length", b"%d" % len(body)))
+            await self._send(head)
+        if body or not more:
+            await self._send({**message, "body": body})
+
+    def _code(self, body: bytes, more: bool) -> bytes:
+        if self._decoder is not None:
+            body = self._decode(self._decoder, body, more)
+        if self._encoder is None:
+            return body
+        coded = self._encoder.encode(body) if body else b""
+        if not more:
+            return coded + self._encoder.finish()
+        return coded + self._encoder.flush() if body else coded
+
+    def _decode(self, decoder: BoundedDecoder, body: bytes, more: bool) -> bytes:
+        """Raises ResponseBroken, or BadUpstreamResponse while the head is still here and can be another."""
+        failure = ResponseBroken if self._head is None else BadUpstreamResponse
+        try:
+            decoded = b"".join(decoder.decode(body))
+        except (DecodingError, TooMuchDecoded) as error:
+            raise failure(f"the response body cannot be decoded: {error}") from error
+        if not more and not decoder.complete:
+            raise failure("the coded response body ends too early")
+        return decoded
+
+
+async def _nothing() -> None:
+    """The head waits for its body, which comes with the next message."""
+
+
+def _forbids_transformation(fields: Fields) -> bool:
+    value = get_joined(fields, b"cache-control")
+    return value is not None and b"no-transform" in [member.strip().lower() for member in value.split(b",")]
+
+
+def _for_other_bytes(fields: Fields) -> Fields:
+    """The fields of a body whose bytes change: a strong validator becomes weak (RFC 9110 section 8.8.1)."""
+    return [
+        (name, b"W/" + value) if name == b"etag" and not value.startswith(b"W/") else (name, value)
+        for name, value in without(fields, _STALE_FIELDS)
+    ]
+
+
+def _tags(none_match: bytes | None) -> list[bytes]:
+    return [] if none_match is None else [tag.strip() for tag in none_match.split(b",")]
+
+
+def _match_strong_too(headers: Sequence[tuple[bytes, bytes]]) -> Fields:
+    """If-None-Match with the strong form beside each weak tag: the tag the service knows is the strong one."""
+    fields: Fields = []
+    for name, value in headers:
+        if name == b"if-none-match" and value.strip() != b"*":
+            tags = _tags(value)
+            strong = [tag[2:] for tag in tags if tag.startswith(b"W/") and tag[2:] not in tags]
+            value = b", ".join([*tags, *strong])
+        fields.append((name, value))
+    return fields
