@@ -1,0 +1,198 @@
+"""The client's request body: streamed, bounded, and replayable while it is small."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.types import Message, Receive
+
+from gateway.errors import BadRequest, BodyTooLarge, ClientLeft
+
+DISCONNECT = "http.disconnect"
+
+
+class RequestBody:
+    """An async iterator of the pieces of one request body.
+
+    ``length`` is what Content-Length announced, in bytes; None for a chunked body. ``max_bytes`` is the limit, None for
+    no limit; up to ``replay_bytes`` are kept so that the body can be sent again. Iterating raises ClientLeft,
+    BodyTooLarge, or BadRequest when fewer bytes come than were announced.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_ended",
+        "_kept",
+        "_max_bytes",
+        "_pending",
+        "_position",
+        "_receive",
+        "_replay_bytes",
+        "_unread",
+        "left",
+        "length",
+        "received_bytes",
+        "waited_s",
+        "waiting_since",
+    )
+
+    def __init__(
+        self,
+        receive: Receive,
+        *,
+        length: int | None,
+        max_bytes: int | None,
+        replay_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._receive = receive
+        self._clock = clock
+        self.length = length
+        self._max_bytes = max_bytes
+        self._replay_bytes = replay_bytes
+        self._kept: list[bytes] | None = []
+        self._pending: asyncio.Future[Message] | None = None
+        """A message that was asked for and has not been taken."""
+        self._position = 0
+        """Index into ``_kept`` of the next piece that a replay gives."""
+        self._unread: list[bytes] = []
+        """Pieces that were read ahead and can be given once only."""
+        self._ended = False
+        self.received_bytes = 0
+        self.left = False
+        self.waiting_since: float | None = None
+        """When the wait for the client's next piece began, monotonic; None while nothing is awaited."""
+        self.waited_s = 0.0
+        """Seconds spent waiting for the client so far."""
+
+    def __aiter__(self) -> RequestBody:
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last piece has arrived from the client."""
+        return self._ended
+
+    @property
+    def replayable(self) -> bool:
+        """Whether everything received so far can be given again."""
+        return self._kept is not None
+
+    def rewind(self) -> bool:
+        """Start again from the first byte; False when not all of it was kept."""
+        if self._kept is None:
+            return False
+        self._position = 0
+        return True
+
+    async def at_hand(self) -> bytes | None:
+        """The whole body, when the server has all of it already; waits no longer than one turn of the event loop.
+
+        A body that is at hand goes upstream with the head in one write and needs no task to pump it.
+        """
+        if not self._ended and self._pending is None and not self.received_bytes:
+            # A task of its own: receive() may hold scopes that must end in the task in which they began.
+            self._pending = asyncio.ensure_future(self._receive())
+            await asyncio.sleep(0)
+            if self._pending.done():
+                await self._read_ahead()
+        if not self._ended:
+            return None
+        pieces = self._kept if self._kept is not None else self._unread
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def fill(self, max_bytes: int) -> None:
+        """Read ahead until the body ends or ``max_bytes`` have come; what was read is given when iterated."""
+        self._replay_bytes = max(self._replay_bytes, max_bytes)
+        while not self._ended and self.received_bytes < max_bytes:
+            await self._read_ahead()
+
+    async def _read_ahead(self) -> None:
+        piece = self._take(await self._next_message())
+        if self._kept is None and piece:
+            self._unread.append(piece)
+
+    async def __anext__(self) -> bytes:
+        kept = self._kept
+        if kept is not None and self._position < len(kept):
+            piece = kept[self._position]
+            self._position += 1
+            return piece
+        if self._unread:
+            return self._unread.pop(0)
+        while not self._ended:
+            piece = self._take(await self._next_message())
+            if piece:
+                if self._kept is not None:
+                    self._position = len(self._kept)
+                return piece
+        raise StopAsyncIteration
+
+    async def client_left(self) -> bool:
+        """Wait until the client leaves: True; False when a piece of the body came instead, which is kept for later."""
+        while True:
+            pending = self._pending
+            if pending is None:
+                pending = self._pending = asyncio.ensure_future(self._receive())
+            await asyncio.wait((pending,))
+            message = pending.result()
+            if message["type"] == DISCONNECT:
+                self.left = True
+                return True
+            if self._ended or message.get("body") or message.get("more_body"):
+                return False
+            # The empty last piece: from here on only a disconnect can come.
+            self._ended = True
+            self._pending = None
+
+    def close(self) -> None:
+        """Ask the server for nothing more."""
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+
+    async def _next_message(self) -> Message:
+        self.waiting_since = started = self._clock()
+        try:
+            if self._pending is None:
+                return await self._receive()
+            message = await asyncio.shield(self._pending)
+            self._pending = None
+            return message
+        finally:
+            self.waited_s += self._clock() - started
+            self.waiting_since = None
+
+    def _take(self, message: Message) -> bytes:
+        """Account for a message; its bytes."""
+        if message["type"] == DISCONNECT:
+            self.left = True
+            raise ClientLeft("the client left while its request body was awaited")
+        piece: bytes = message.get("body", b"")
+        self.received_bytes += len(piece)
+        if self._max_bytes is not None and self.received_bytes > self._max_bytes:
+            raise BodyTooLarge(f"the request body exceeds {self._max_bytes} bytes")
+        self._ended = not message.get("more_body", False)
+        if self.length is not None and (
+            self.received_bytes > self.length or (self._ended and self.received_bytes < self.length)
+        ):
+            raise BadRequest("the request body has not the length it announces")
+        if self._kept is not None and piece:
+            if self.received_bytes <= self._replay_bytes:
+                self._kept.append(piece)
+            else:
+                self._unread = self._kept[self._position :]
+                self._kept = None
+        return piece
+
+
+def has_body(scope_headers: list[tuple[bytes, bytes]], http_version: str) -> tuple[bool, int | None]:
+    """Whether a request carries a body, RFC 9112 section 6.3, and the length it announces."""
+    for name, value in scope_headers:
+        if name == b"content-length":
+            return True, int(value) if value.isdigit() else None
+        if name == b"transfer-encoding":
+            return True, None
+    # HTTP/2 and later frame without fields; only the first message tells.
+    return not http_version.startswith("1"), None

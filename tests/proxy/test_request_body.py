@@ -1,0 +1,203 @@
+"""The client's request body: order, limits, replay, and what is read ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message, Receive
+
+from gateway.errors import BadRequest, BodyTooLarge, ClientLeft
+from gateway.proxy.request_body import RequestBody, has_body
+
+pytestmark = pytest.mark.anyio
+
+LEAVES: Message = {"type": "http.disconnect"}
+
+
+def receiving(*messages: Message) -> Receive:
+    """Gives the messages, then waits for ever."""
+    waiting = list(messages)
+
+    async def receive() -> Message:
+        if not waiting:
+            await asyncio.Event().wait()
+        return waiting.pop(0)
+
+    return receive
+
+
+def pieces(*parts: bytes) -> list[Message]:
+    return [
+        {"type": "http.request", "body": part, "more_body": index < len(parts) - 1} for index, part in enumerate(parts)
+    ]
+
+
+def body_from(
+    *messages: Message, length: int | None = None, max_bytes: int | None = None, replay_bytes: int = 0
+) -> RequestBody:
+    return RequestBody(
+        receiving(*messages), length=length, max_bytes=max_bytes, replay_bytes=replay_bytes, clock=lambda: 0.0
+    )
+
+
+async def read(body: RequestBody) -> bytes:
+    return b"".join([piece async for piece in body])
+
+
+async def test_pieces_come_in_order_and_empty_ones_are_skipped() -> None:
+    body = body_from(*pieces(b"ab", b"", b"c", b""))
+    assert [piece async for piece in body] == [b"ab", b"c"]
+    assert body.complete
+    assert body.received_bytes == 3
+
+
+async def test_a_client_that_leaves_ends_the_body_with_client_left() -> None:
+    body = body_from({"type": "http.request", "body": b"a", "more_body": True}, LEAVES)
+    with pytest.raises(ClientLeft):
+        await read(body)
+    assert body.left
+
+
+@pytest.mark.parametrize("parts", [(b"abcde",), (b"abc", b"de"), (b"abcd", b"e")], ids=str)
+async def test_one_byte_above_the_limit_is_too_large_and_the_limit_itself_is_not(parts: Sequence[bytes]) -> None:
+    assert await read(body_from(*pieces(*parts), max_bytes=5)) == b"abcde"
+    with pytest.raises(BodyTooLarge):
+        await read(body_from(*pieces(*parts), max_bytes=4))
+
+
+@pytest.mark.parametrize("length", [2, 4])
+async def test_a_body_that_is_not_as_long_as_announced_is_a_bad_request(length: int) -> None:
+    with pytest.raises(BadRequest):
+        await read(body_from(*pieces(b"ab", b"c"), length=length))
+
+
+async def test_a_body_at_hand_is_given_whole_and_can_still_be_iterated() -> None:
+    body = body_from(*pieces(b"abc"), length=3, replay_bytes=10)
+    assert await body.at_hand() == b"abc"
+    assert await body.at_hand() == b"abc"
+    assert await read(body) == b"abc"
+
+
+async def test_a_body_at_hand_above_the_replay_limit_is_whole_but_not_replayable() -> None:
+    body = body_from(*pieces(b"abc"), length=3, replay_bytes=2)
+    assert await body.at_hand() == b"abc"
+    assert not body.rewind()
+
+
+async def test_a_body_that_is_not_at_hand_loses_nothing_to_the_look() -> None:
+    body = body_from(*pieces(b"abc", b"def"), length=6)
+    assert await body.at_hand() is None
+    assert await read(body) == b"abcdef"
+
+
+async def test_a_body_that_comes_later_is_not_waited_for_by_the_look() -> None:
+    arrived = asyncio.Event()
+
+    async def receive() -> Message:
+        await arrived.wait()
+        return {"type": "http.request", "body": b"late", "more_body": False}
+
+    body = RequestBody(receive, length=4, max_bytes=None, replay_bytes=0, clock=lambda: 0.0)
+    assert await body.at_hand() is None
+    arrived.set()
+    assert await read(body) == b"late"
+
+
+async def test_rewinding_gives_the_kept_bytes_again_and_then_the_rest() -> None:
+    body = body_from(*pieces(b"ab", b"cd", b"ef"), replay_bytes=4)
+    assert await anext(body) == b"ab"
+    assert await anext(body) == b"cd"
+    assert body.rewind()
+    assert await anext(body) == b"ab"
+    assert await anext(body) == b"cd"
+    assert await anext(body) == b"ef"
+    assert not body.rewind()
+
+
+async def test_filling_reads_ahead_up_to_the_limit_and_the_rest_streams_on() -> None:
+    body = body_from(*pieces(b"ab", b"cd", b"ef"))
+    await body.fill(3)
+    assert body.received_bytes == 4
+    assert not body.complete
+    assert await read(body) == b"abcdef"
+
+
+async def test_a_piece_that_the_watcher_got_is_kept() -> None:
+    body = body_from(*pieces(b"ab", b"cd"))
+    assert not await body.client_left()
+    assert await read(body) == b"abcd"
+
+
+async def test_the_watcher_waits_through_the_empty_end_of_a_request_without_body() -> None:
+    body = body_from(*pieces(b""), LEAVES)
+    assert await body.client_left()
+    assert body.complete
+
+
+async def test_a_server_that_repeats_the_finished_body_cannot_make_the_watcher_spin() -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    body = RequestBody(receive, length=None, max_bytes=None, replay_bytes=0, clock=lambda: 0.0)
+    assert not await body.client_left()
+
+
+async def test_waiting_time_counts_only_while_the_client_is_awaited() -> None:
+    now = 10.0
+
+    async def receive() -> Message:
+        nonlocal now
+        assert body.waiting_since == 10.0
+        now = 12.5
+        return {"type": "http.request", "body": b"a", "more_body": False}
+
+    body = RequestBody(receive, length=None, max_bytes=None, replay_bytes=0, clock=lambda: now)
+    await read(body)
+    assert body.waited_s == 2.5
+    assert body.waiting_since is None
+
+
+@given(
+    parts=st.lists(st.binary(max_size=8), min_size=1, max_size=8),
+    replay_bytes=st.integers(0, 40),
+    ahead=st.integers(0, 40),
+    before_rewind=st.integers(0, 8),
+)
+def test_whatever_is_read_ahead_or_replayed_the_upstream_gets_the_same_bytes(
+    parts: list[bytes], replay_bytes: int, ahead: int, before_rewind: int
+) -> None:
+    async def run() -> None:
+        body = body_from(*pieces(*parts), replay_bytes=replay_bytes)
+        if ahead:
+            await body.fill(ahead)
+        first = []
+        for _ in range(before_rewind):
+            piece = await anext(body, None)
+            if piece is None:
+                break
+            first.append(piece)
+        rest = await read(body) if not body.rewind() else None
+        whole = b"".join(first) + rest if rest is not None else await read(body)
+        assert whole == b"".join(parts)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "expected"),
+    [
+        ([], "1.1", (False, None)),
+        ([(b"content-length", b"0")], "1.1", (True, 0)),
+        ([(b"content-length", b"12")], "1.1", (True, 12)),
+        ([(b"transfer-encoding", b"chunked")], "1.1", (True, None)),
+        ([], "2", (True, None)),
+    ],
+)
+def test_framing_fields_tell_whether_a_request_has_a_body(
+    headers: list[tuple[bytes, bytes]], version: str, expected: tuple[bool, int | None]
+) -> None:
+    assert has_body(headers, version) == expected
