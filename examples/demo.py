@@ -82,11 +82,9 @@ def gateway_address(config: str) -> tuple[str, int]:
     """The first TCP address that ``config`` binds."""
     from gateway import load_config
 
-    binds = load_config(config).server.bind
-    for bind in binds:
-        host, _, port = bind.rpartition(":")
-        if port.isdigit():
-            return host.strip("[]").replace("0.0.0.0", "127.0.0.1") or "127.0.0.1", int(port)
+    for bind in load_config(config).server.bind:
+        if not bind.path:
+            return bind.host.replace("0.0.0.0", "127.0.0.1"), bind.port
     raise StartFailed(f"{config} binds no TCP address")
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, MutableMapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.errors import GatewayError
+
+if TYPE_CHECKING:
+    from gateway.http.target import RequestPath
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -50,6 +53,7 @@ class Exchange:
         "body_bytes_out",
         "cache",
         "cache_detail",
+        "chain",
         "client",
         "decision",
         "error",
@@ -60,6 +64,7 @@ class Exchange:
         "method",
         "outcome",
         "params",
+        "path",
         "peer",
         "peer_trusted",
         "public_host",
@@ -88,6 +93,8 @@ class Exchange:
         self.peer_trusted = False
         self.client = ""
         """Address of the client as far as trusted proxies can be believed."""
+        self.chain: tuple[str, ...] = ()
+        """Believed addresses from the client to the proxy before the peer; empty when the peer is the client."""
         self.scheme = "http"
         """The public scheme."""
         self.host = ""
@@ -96,7 +103,9 @@ class Exchange:
         """The Host field as the client sent it."""
         self.request_id = ""
         self.route = ""
-        self.params: dict[str, bytes] = {}
+        self.path: RequestPath | None = None
+        """The path, read for matching; None until it has been found safe."""
+        self.params: Mapping[str, bytes] = {}
         """What the names of the route's path matched: the client's raw bytes."""
         self.user = ""
         """Who the gateway's own authentication says it is."""

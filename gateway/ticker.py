@@ -29,6 +29,9 @@ class Ticker:
         self.interval_s = interval_s
         self.clock = clock
         self.now = clock()
+        self.lag_s = 0.0
+        """How late the last tick came: what the event loop makes everything wait."""
+        self._due = 0.0
         self._sweeps: dict[int, Sweep] = {}
         self._next_key = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -40,6 +43,7 @@ class Ticker:
         self._sweeps[key] = sweep
         if self._timer is None:
             self.now = self.clock()
+            self._due = self.now + self.interval_s
             self._timer = asyncio.get_running_loop().call_later(self.interval_s, self._on_timer)
 
         def remove() -> None:
@@ -59,6 +63,16 @@ class Ticker:
             except Exception:
                 logger.exception("a sweep failed")
 
+    def close(self) -> None:
+        """Take every sweep off."""
+        self._sweeps.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _on_timer(self) -> None:
+        now = self.clock()
+        self.lag_s = max(0.0, now - self._due)
+        self._due = now + self.interval_s
         self._timer = asyncio.get_running_loop().call_later(self.interval_s, self._on_timer)
         self.tick()

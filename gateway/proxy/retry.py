@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,15 @@ class RetryPolicy:
             if wanted <= _MAX_RETRY_AFTER_S:
                 return max(wanted, delay)
         return delay
+
+
+def conditions(names: Iterable[str | int]) -> frozenset[Condition]:
+    """The conditions of these names and statuses; ValueError for a name that is none."""
+    known: dict[str, Condition] = {"connect": "connect", "reset": "reset", "timeout": "timeout"}
+    unknown = [name for name in names if isinstance(name, str) and name not in known]
+    if unknown:
+        raise ValueError(f"no conditions for a retry: {', '.join(unknown)}")
+    return frozenset(known[name] if isinstance(name, str) else name for name in names)
 
 
 NO_RETRY = RetryPolicy(attempts=1, on=frozenset(), methods=frozenset(), max_body=0)

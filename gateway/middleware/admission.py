@@ -1,0 +1,133 @@
+"""What must hold for every request before any route is looked at: who asks, and that nothing in it has two readings."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from urllib.parse import quote
+
+from starlette.types import Scope
+
+from gateway.errors import (
+    BadRequest,
+    ExpectationFailed,
+    HeadersTooLarge,
+    LoopDetected,
+    MethodNotImplemented,
+    TargetTooLong,
+)
+from gateway.exchange import Exchange
+from gateway.http.authority import normalise_host
+from gateway.http.fields import Fields
+from gateway.http.forwarded import X_FORWARDED_FOR, client_identity, has_via, request_id_of
+from gateway.http.hop_by_hop import admitted_fields
+from gateway.http.networks import UNIX, Networks
+from gateway.http.target import check_query, read_path
+
+_JUDGED = frozenset([b"host", b"via", b"expect"])
+
+SERVER_TARGET = "gateway.target"
+"""Extension with the target as it stood in the request line; a server that sets it has enforced the limits too."""
+
+
+class Admission:
+    """A gate of the exchange: fills in client, scheme, host, path and request id, and cleans the request's fields.
+
+    ``trusted`` are the proxies whose ``client_ip_from`` field is believed. ``pseudonym`` is the gateway's own in Via. A
+    request id of a trusted peer in ``request_id_header`` is kept. ``subject_header`` has the subject of the client's
+    certificate, never anything that a client wrote. The limits are for servers that do not enforce them themselves.
+    Raises BadRequest, TargetTooLong, HeadersTooLarge, ExpectationFailed, MethodNotImplemented or LoopDetected.
+    """
+
+    def __init__(
+        self,
+        *,
+        pseudonym: str,
+        trusted: Networks | None = None,
+        client_ip_from: str = X_FORWARDED_FOR,
+        request_id_header: str = "X-Request-ID",
+        subject_header: str = "",
+        max_headers: int = 100,
+        max_header_bytes: int = 32 * 1024,
+        max_target_bytes: int = 8 * 1024,
+    ) -> None:
+        self._pseudonym = pseudonym
+        self._trusted = trusted or Networks()
+        self._client_ip_from = client_ip_from
+        self._request_id_header = request_id_header.lower().encode("ascii")
+        self._subject_header = subject_header.lower().encode("ascii")
+        self._dropped = frozenset([self._request_id_header, self._subject_header]) - {b""}
+        self._max_headers = max_headers
+        self._max_header_bytes = max_header_bytes
+        self._max_target_bytes = max_target_bytes
+        # Ids need to be unique, not secret: a random prefix for the process and a counter cost a twelfth of a UUID.
+        self._id_prefix = secrets.token_hex(6)
+        self._id_counter = itertools.count(1)
+
+    def __call__(self, scope: Scope, exchange: Exchange) -> None:
+        headers: Fields = scope["headers"]
+        self._identify(scope, exchange, headers)
+        if SERVER_TARGET not in (scope.get("extensions") or ()):
+            self._check_limits(exchange.target, headers)
+        if exchange.method == "CONNECT":
+            raise MethodNotImplemented("CONNECT asks for a tunnel")
+        raw_path = scope.get("raw_path")
+        if raw_path is None:
+            raw_path = scope["raw_path"] = quote(scope["path"], safe="/%:@!$&'()*+,;=~-._").encode("ascii")
+        check_query(scope["query_string"])
+        exchange.path = read_path(raw_path)
+        self._judge(exchange, headers)
+        fields = admitted_fields(headers, drop=self._dropped)
+        if self._subject_header:
+            subject = _certificate_subject(scope)
+            if subject:
+                fields.append((self._subject_header, subject))
+        scope["headers"] = fields
+
+    def _identify(self, scope: Scope, exchange: Exchange, headers: Fields) -> None:
+        client = scope.get("client")
+        peer = client[0] if client and client[0] else UNIX
+        identity = client_identity(
+            peer, headers, trusted=self._trusted, source=self._client_ip_from, scheme=scope.get("scheme", "http")
+        )
+        exchange.peer = identity.peer
+        exchange.peer_trusted = identity.trusted
+        exchange.client = identity.client
+        exchange.chain = identity.chain
+        exchange.scheme = identity.scheme
+        if identity.trusted:
+            exchange.request_id = request_id_of(headers, self._request_id_header)
+        if not exchange.request_id:
+            exchange.request_id = f"{self._id_prefix}{next(self._id_counter):08x}"
+
+    def _check_limits(self, target: bytes, headers: Fields) -> None:
+        if len(target) > self._max_target_bytes:
+            raise TargetTooLong(f"the target has more than {self._max_target_bytes} bytes")
+        if len(headers) > self._max_headers:
+            raise HeadersTooLarge(f"the request has more than {self._max_headers} fields")
+        # As on the wire: each field with ": " and CRLF.
+        if sum(len(name) + len(value) + 4 for name, value in headers) > self._max_header_bytes:
+            raise HeadersTooLarge(f"the fields have more than {self._max_header_bytes} bytes")
+
+    def _judge(self, exchange: Exchange, headers: Fields) -> None:
+        hosts: list[bytes] = []
+        for name, value in headers:
+            if name not in _JUDGED:
+                continue
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"via":
+                if has_via(headers, self._pseudonym):
+                    raise LoopDetected("the request carries this gateway's own Via")
+            elif value.strip().lower() != b"100-continue":
+                raise ExpectationFailed("an expectation other than 100-continue")
+        exchange.host = normalise_host(hosts)
+        exchange.public_host = hosts[0]
+        if not exchange.host:
+            raise BadRequest("the Host field is empty")
+
+
+def _certificate_subject(scope: Scope) -> bytes:
+    """The subject of the client's certificate that the server has verified, RFC 4514; empty when there is none."""
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    return (tls.get("client_cert_name") or "").encode("utf-8")

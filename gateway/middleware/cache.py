@@ -1,0 +1,230 @@
+"""A shared HTTP cache in front of an application: RFC 9111, RFC 5861, RFC 9211, RFC 9213.
+
+app.add_middleware(CacheMiddleware, ttl_s=60)
+
+    cache          the middleware: what can be answered from the store
+    cache_request  what has to be known about a request
+    cache_answer   answers made from what is stored
+    cache_fetch    answers that have to come from the upstream: leading and joining
+    cache_flight   one request to the upstream, shared
+    cache_body     a body that is still coming, read by many
+    cache_past     requests that go past the store; invalidation
+    cache_report   Cache-Status and the log
+    cache_handle   Cache: the store, what is under way, purging
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+from urllib.parse import quote
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.errors import ClientLeft
+from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange
+from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting
+from gateway.http.cache_status import Forward
+from gateway.http.caching import StoragePolicy, reuse
+from gateway.http.fields import get_first
+from gateway.http.vary import Selectors, selectors_of, selects
+from gateway.middleware.cache_answer import holds_already, send_entry, send_head_only
+from gateway.middleware.cache_fetch import Fetcher
+from gateway.middleware.cache_flight import FlightPlan
+from gateway.middleware.cache_handle import Cache
+from gateway.middleware.cache_past import PastStore, PublicParts
+from gateway.middleware.cache_report import Report, note
+from gateway.middleware.cache_request import DECIDING_FIELDS, CacheRequest
+from gateway.stores.base import CacheStore, Entry
+
+__all__ = ["Cache", "CacheMiddleware"]
+
+
+def _is_identified(scope: Scope) -> bool:
+    exchange: Exchange | None = scope.get(SCOPE_KEY)
+    return exchange is not None and bool(exchange.user)
+
+
+class CacheMiddleware:
+    """Answers GET and HEAD from what earlier GETs brought.
+
+    ``cache`` is shared by middlewares that are purged together; or ``store`` alone; by default a memory store of its
+    own. ``namespace`` keeps apart what different routes answer under one URL. ``ttl_s`` is the freshness of answers
+    that state none, with ``override`` of all. ``vary``, ``query`` and ``cookies`` choose what enters the key.
+    ``request_cookie="ignore"`` lets requests with other cookies use the store too; ``set_cookie="store"`` keeps answers
+    that set cookies. ``tags_header`` names the field of answers that lists tags to purge by. ``lock_timeout_s`` is the
+    longest wait for another request that fetches the same. ``status_key`` adds the key to Cache-Status.
+    ``identified`` says whether somebody knows who sent a request: it then counts as one with Authorization.
+    ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        cache: Cache | None = None,
+        store: CacheStore | None = None,
+        namespace: str = "",
+        ttl_s: float = 0.0,
+        override: bool = False,
+        stale_while_revalidate_s: float = 0.0,
+        stale_if_error_s: float = 0.0,
+        vary: Sequence[str] = (),
+        query: QuerySetting = "all",
+        cookies: Sequence[str] = (),
+        request_cookie: Literal["pass", "ignore"] = "pass",
+        set_cookie: Literal["pass", "store"] = "pass",
+        tags_header: str = "Surrogate-Key",
+        lock_timeout_s: float = 5.0,
+        status_header: bool = True,
+        status_key: bool = False,
+        max_object_bytes: int = 8 * 1024 * 1024,
+        clock: Callable[[], float] = time.time,
+        identified: Callable[[Scope], bool] = _is_identified,
+        cache_name: str = "gateway",
+    ) -> None:
+        if cache is not None and store is not None:
+            raise ValueError("either cache or store, not both")
+        self.app = app
+        self.cache = Cache(store, clock=clock) if cache is None else cache
+        self.clock = clock
+        self.keys = KeyPolicy(namespace, query=query, cookies=cookies, vary=vary)
+        self.identified = identified
+        policy = StoragePolicy(ttl_s, override, stale_while_revalidate_s, stale_if_error_s, set_cookie == "store")
+        self._report = report = Report(cache_name, enabled=status_header, with_key=status_key)
+        limit = self.cache.store.max_object_bytes
+        plan = FlightPlan(
+            app=app,
+            policy=policy,
+            max_object_bytes=max_object_bytes if limit is None else min(max_object_bytes, limit),
+            lock_timeout_s=lock_timeout_s,
+            tags_header=tags_header.lower().encode("latin-1"),
+            filtered=self.keys.filter_query is not None,
+            status_fields=lambda flight: report.flight_fields(flight, flight.request, flight.reason, clock()),
+        )
+        self._fetcher = Fetcher(self.cache, plan, report)
+        self._past = PastStore(app, self.cache, policy, report, _public_parts)
+        self._ignores_cookies = request_cookie == "ignore"
+        self._deciding = DECIDING_FIELDS - {b"cookie"} if self._ignores_cookies else DECIDING_FIELDS
+        self._keys_as_sent = self.keys.filter_query is None and not self.keys.cookies and not self.keys.vary
+
+    async def aclose(self) -> None:
+        """End what is under way and close the store, where the cache is this middleware's own."""
+        await self.cache.aclose()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        method = scope["method"]
+        if method != "GET" and method != "HEAD":
+            await self._past.send_other_method(scope, receive, send)
+            return
+        key, now = self._key(scope), self.clock()
+        entries = self.cache.store.get_now(key, now)
+        headers = scope["headers"]
+        # The short way, for most requests to a warm cache: nothing is asked of the cache, and the answer is fresh.
+        if entries and method == "GET" and self._deciding.isdisjoint([field[0] for field in headers]):
+            for entry in entries:
+                if entry.selectors and not selects(entry.selectors, headers):
+                    continue
+                freshness, body = entry.freshness, entry.body
+                if now >= freshness.fresh_until or body is None:
+                    break
+                if not freshness.for_authorized and self.identified(scope):
+                    break
+                exchange = scope.get(SCOPE_KEY)
+                if exchange is not None:
+                    exchange.cache = "hit"
+                fields = [*entry.fields, (b"age", b"%d" % max(0.0, now - freshness.birth))]
+                if self._report.enabled:
+                    fields.append((b"cache-status", self._report.hit(key, freshness.fresh_until - now)))
+                start = {"type": "http.response.start", "status": entry.status, "headers": fields, WHOLE_FOLLOWS: True}
+                await send(start)
+                await send({"type": "http.response.body", "body": body})
+                return
+        request = CacheRequest(
+            scope,
+            receive,
+            send,
+            key,
+            identified=self.identified(scope),
+            ignore_cookies=self._ignores_cookies,
+            key_cookies=self.keys.cookies,
+        )
+        try:
+            await self._answer(request, entries, now)
+        except ClientLeft:
+            # Without the gateway around it, nobody wants to hear of it.
+            if request.exchange is not None:
+                raise
+
+    def _key(self, scope: Scope) -> CacheKey:
+        scheme, host, target = _public_parts(scope)
+        if self._keys_as_sent:
+            return (self.keys.namespace, scheme, host, target, ())
+        return self.keys.key(scheme, host, target, scope["headers"])
+
+    async def _answer(self, request: CacheRequest, entries: Sequence[Entry] | None, now: float) -> None:
+        """From the store if that is allowed, else from the upstream."""
+        if request.bypass:
+            await self._past.send(request.scope, request.receive, request.send, "bypass", request.bypass)
+            return
+        if entries is None:
+            entries = await self.cache.store.get(request.key, now)
+        entry = next((entry for entry in entries if selects(entry.selectors, request.headers)), None)
+        reason: Forward = "uri-miss"
+        selectors: Selectors = ()
+        if entry is not None and not request.may_use(entry):
+            entry, reason = None, "request"
+        elif entry is not None:
+            use = reuse(entry.freshness, request.directives, now)
+            if use in ("fresh", "stale", "behind") and await self._send_stored(request, entry, use, now):
+                return
+            reason, selectors = "request" if use == "request" else "stale", entry.selectors
+        elif entries:
+            reason = "vary-miss"
+            names = [selector.name for selector in entries[0].selectors]
+            selectors = selectors_of(names, request.headers, entries[0].fields)
+        if request.directives.only_if_cached:
+            # RFC 9111 section 5.2.1.7.
+            note(request.exchange, "miss", "only-if-cached")
+            own = self._report.own_fields("only-if-cached")
+            await send_head_only(request.send, 504, [(b"content-length", b"0"), *own])
+        elif request.method == "HEAD":
+            await self._past.send_head(request, entry, reason)
+        else:
+            if entry is not None and not await self._load(entry):
+                entry, reason = None, "miss"
+            if entry is None and request.range is not None:
+                # A part is not stored, and the whole may be much more than anybody wants.
+                await self._past.send(request.scope, request.receive, request.send, reason, "range")
+            else:
+                await self._fetcher.fetch(request, entry, reason, selectors)
+
+    async def _send_stored(self, request: CacheRequest, entry: Entry, use: str, now: float) -> bool:
+        """Answer from ``entry``; false when its body turns out to be gone."""
+        needs_body = use == "behind" or (request.method == "GET" and not holds_already(request, entry, now))
+        if needs_body and not await self._load(entry):
+            return False
+        if use == "behind":
+            await self._fetcher.validate_behind(request, entry)
+        note(request.exchange, "hit" if use == "fresh" else "stale")
+        await send_entry(request, entry, self._report.stored_fields(request.key, entry, now), now)
+        return True
+
+    async def _load(self, entry: Entry) -> bool:
+        if entry.body is None:
+            entry.body = await self.cache.store.read(entry)
+        return entry.body is not None
+
+
+def _public_parts(scope: Scope) -> PublicParts:
+    exchange: Exchange | None = scope.get(SCOPE_KEY)
+    if exchange is not None:
+        return exchange.scheme, exchange.public_host, exchange.target
+    path: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    query: bytes = scope["query_string"]
+    target = b"%b?%b" % (path, query) if query else path
+    return scope["scheme"], get_first(scope["headers"], b"host") or b"", target

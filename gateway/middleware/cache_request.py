@@ -1,0 +1,162 @@
+"""What the cache has to know about one request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.exchange import SCOPE_KEY, Exchange
+from gateway.http.cache_control import NO_DIRECTIVES, RequestDirectives, request_directives
+from gateway.http.cache_key import CacheKey, cookie_pairs
+from gateway.http.fields import Fields, get_first, get_joined, without
+from gateway.stores.base import Entry
+
+# Fields that decide whether and how the store is used; a request without any of them takes the short way.
+DECIDING_FIELDS = frozenset(
+    [
+        b"authorization",
+        b"cache-control",
+        b"content-length",
+        b"cookie",
+        b"if-match",
+        b"if-modified-since",
+        b"if-none-match",
+        b"if-range",
+        b"if-unmodified-since",
+        b"pragma",
+        b"range",
+        b"transfer-encoding",
+    ]
+)
+_CONDITIONS = frozenset([b"if-none-match", b"if-modified-since", b"if-range", b"range"])
+
+# What an application would do with the client's connection alone, past everybody else who gets the same answer.
+_UNSHARED_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend", "http.response.trailers")
+
+
+class CacheRequest:
+    """A GET or HEAD that asks the cache: its key, and the fields that decide how the store may be used."""
+
+    __slots__ = (
+        "authorized",
+        "bypass",
+        "directives",
+        "exchange",
+        "headers",
+        "if_range",
+        "key",
+        "method",
+        "modified_since",
+        "none_match",
+        "range",
+        "receive",
+        "scope",
+        "send",
+    )
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        key: CacheKey,
+        *,
+        identified: bool,
+        ignore_cookies: bool,
+        key_cookies: Sequence[bytes],
+    ) -> None:
+        headers: Fields = scope["headers"]
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.key = key
+        self.headers = headers
+        self.method: str = scope["method"]
+        self.exchange: Exchange | None = scope.get(SCOPE_KEY)
+        present = DECIDING_FIELDS.intersection(name for name, _ in headers)
+        self.authorized = identified or b"authorization" in present
+        self.directives: RequestDirectives = NO_DIRECTIVES
+        if b"cache-control" in present or b"pragma" in present:
+            self.directives = request_directives(get_joined(headers, b"cache-control"), get_joined(headers, b"pragma"))
+        self.none_match = get_joined(headers, b"if-none-match") if b"if-none-match" in present else None
+        self.modified_since = get_first(headers, b"if-modified-since") if b"if-modified-since" in present else None
+        self.range = get_joined(headers, b"range") if b"range" in present and self.method == "GET" else None
+        self.if_range = get_first(headers, b"if-range") if b"if-range" in present else None
+        self.bypass = ""
+        """Why the store is neither read nor written for this request; empty: it is used."""
+        if b"transfer-encoding" in present or get_first(headers, b"content-length") not in (None, b"0"):
+            self.bypass = "body"
+        elif b"if-match" in present or b"if-unmodified-since" in present:
+            # Only the upstream can tell, RFC 9111 section 4.3.2.
+            self.bypass = "precondition"
+        elif b"cookie" in present and not ignore_cookies:
+            pairs = cookie_pairs([value for name, value in headers if name == b"cookie"])
+            if any(name not in key_cookies for name, _ in pairs):
+                self.bypass = "cookie"
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether a 304 can answer it."""
+        return self.none_match is not None or self.modified_since is not None
+
+    def may_use(self, entry: Entry) -> bool:
+        """Whether a stored answer is for this sender as well."""
+        return not self.authorized or entry.freshness.for_authorized
+
+    def inner_scope(self, stale: Entry | None, *, unchanged: bool = False) -> Scope:
+        """The scope with which the answer is fetched: for everybody, not for this client's own copy or range.
+
+        With ``stale`` it asks whether that still holds, RFC 9111 section 4.3.1. ``unchanged`` leaves the fields be.
+        """
+        scope = self.scope
+        extensions = scope.get("extensions")
+        if extensions and any(name in extensions for name in _UNSHARED_EXTENSIONS):
+            kept = {name: value for name, value in extensions.items() if name not in _UNSHARED_EXTENSIONS}
+            scope = {**scope, "extensions": kept}
+        if unchanged or (stale is None and not self.is_conditional and self.range is None):
+            return scope
+        headers = without(self.headers, _CONDITIONS)
+        if stale is not None:
+            for condition, validator in ((b"if-none-match", b"etag"), (b"if-modified-since", b"last-modified")):
+                value = get_first(stale.fields, validator)
+                if value is not None:
+                    headers.append((condition, value))
+        return {**scope, "headers": headers}
+
+    def without_client(self) -> CacheRequest:
+        """The same request with nobody waiting for its answer."""
+        twin = CacheRequest.__new__(CacheRequest)
+        for name in CacheRequest.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin.exchange = None
+        scope = {**self.scope, "state": dict(self.scope.get("state") or {})}
+        extensions = self.scope.get("extensions") or {}
+        scope["extensions"] = {name: value for name, value in extensions.items() if not callable(value)}
+        if self.exchange is not None:
+            scope[SCOPE_KEY] = twin.exchange = _exchange_like(self.exchange)
+        twin.scope = scope
+        twin.receive = _nobody()
+        return twin
+
+
+def _nobody() -> Receive:
+    """A request without a body, from a client that stays."""
+    given = False
+
+    async def receive() -> Message:
+        nonlocal given
+        if given:
+            await asyncio.Event().wait()
+        given = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return receive
+
+
+def _exchange_like(original: Exchange) -> Exchange:
+    exchange = Exchange(original.method, original.target)
+    for name in ("client", "host", "params", "peer", "peer_trusted", "public_host", "request_id", "route", "scheme"):
+        setattr(exchange, name, getattr(original, name))
+    return exchange

@@ -1,0 +1,458 @@
+"""THE ORDER: configuration becomes a Generation, and every layer of the request path is listed here once.
+
+Gateway-wide, outermost first:
+
+    exchange     one record per request; access log and metrics read it; failures are answered here
+    admission    client identity, request id, safety of target, Host and fields, loops, limits
+    dispatch     the route table
+
+Per route, outermost first, only what the route asks for:
+
+    response rules   on every answer of the route, whoever made it
+    limits           max_concurrent, rate_limit
+    access           allow, deny
+    middleware       the user's own, in order
+    cache            a hit ends here, already compressed and already authorised
+    compression
+    decompression    of request bodies
+    the action       upstream, split, redirect, respond
+
+Only this module turns configuration into objects.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.config.document import Config
+from gateway.config.policies import CacheConfig
+from gateway.config.problems import ConfigError, Problem
+from gateway.config.routes import RouteConfig
+from gateway.config.upstreams import UpstreamConfig
+from gateway.errors import Forbidden
+from gateway.exchange import SCOPE_KEY, Exchange, ResponseRule
+from gateway.http.cache_key import QuerySetting
+from gateway.http.cookies import CookieRewrite
+from gateway.http.fields import Fields
+from gateway.http.forwarded import forwarding_fields, via_value
+from gateway.http.header_rules import HeaderRules
+from gateway.http.hop_by_hop import inbound_fields
+from gateway.http.location import upstream_authorities
+from gateway.http.networks import Networks
+from gateway.middleware.access import AccessMiddleware
+from gateway.middleware.admission import Admission
+from gateway.middleware.cache import CacheMiddleware
+from gateway.middleware.compression import COMPRESSIBLE_TYPES, CompressionMiddleware
+from gateway.middleware.concurrency import ConcurrencyMiddleware
+from gateway.middleware.cookies import make_cookies_rule
+from gateway.middleware.cors import CorsRule, PreflightMiddleware
+from gateway.middleware.decompression import DecompressionMiddleware
+from gateway.middleware.exchange import ExchangeMiddleware
+from gateway.middleware.headers import make_headers_rule, make_request_rule
+from gateway.middleware.location import make_location_rule
+from gateway.middleware.rate_limit import RateLimitMiddleware
+from gateway.middleware.security_headers import make_security_headers_rule
+from gateway.proxy.fixed import RedirectHandler, RespondHandler
+from gateway.proxy.handler import ProxyHandler
+from gateway.proxy.mirror import MirrorHandler
+from gateway.proxy.outbound import FieldsMaker, Outbound
+from gateway.proxy.retry import NO_RETRY, RetryPolicy, conditions
+from gateway.proxy.split import SplitHandler
+from gateway.proxy.websocket import WebSocketProxy, WebSocketSettings
+from gateway.router import RouteTable
+from gateway.routes import route_rule, target_rewrite, upstream_names
+from gateway.runtime import Runtime
+from gateway.upstream.balancing import make_key
+from gateway.upstream.pool import Upstream
+from gateway.wiring import upstream_settings
+
+logger = logging.getLogger("gateway")
+
+
+class Generation:
+    """One configuration as objects: the application that serves it, its upstreams, and what has to be closed."""
+
+    def __init__(self, config: Config, runtime: Runtime, previous: Generation | None) -> None:
+        self.config = config
+        self._runtime = runtime
+        self.upstreams = _upstreams(config, runtime, previous)
+        self._fresh = [upstream for name, upstream in self.upstreams.items() if not _is_kept(previous, name, upstream)]
+        compiler = _Compiler(config, runtime, self.upstreams, previous)
+        self.routes = {route.name: compiler.route(route) for route in config.routes}
+        self.table = RouteTable(
+            route_rule(route, index, self.routes[route.name]) for index, route in enumerate(config.routes)
+        )
+        self.app: ASGIApp = _gateway_wide(config, runtime, Dispatcher(self.table))
+
+    async def start(self) -> None:
+        """Start the upstreams that no earlier generation runs. Raises ConfigError when one cannot be."""
+        for upstream in self._fresh:
+            try:
+                await upstream.start()
+            except (OSError, ValueError, RuntimeError) as error:
+                message = f"cannot be started: {error}"
+                raise ConfigError([_problem(f"upstreams.{upstream.settings.name}", message)]) from error
+        self._runtime.upstreams = self.upstreams
+
+    async def abandon(self) -> None:
+        """Close what this generation alone has, after a start that failed."""
+        for upstream in self._fresh:
+            await upstream.aclose()
+
+    async def aclose(self, successor: Generation | None) -> None:
+        """Close what ``successor`` does not go on using."""
+        kept_routes = set() if successor is None else {id(route) for route in successor.routes.values()}
+        for route in self.routes.values():
+            if id(route) not in kept_routes:
+                for mirror in route.mirrors:
+                    await mirror.aclose()
+        kept = set() if successor is None else {id(upstream) for upstream in successor.upstreams.values()}
+        for upstream in self.upstreams.values():
+            if id(upstream) not in kept:
+                await upstream.aclose()
+
+
+class Route:
+    """A compiled route: its stack, the rules for its answers, and what it was made from."""
+
+    __slots__ = ("app", "config", "mirrors", "name", "response_rules", "upstreams")
+
+    def __init__(self, config: RouteConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self.upstreams: tuple[Upstream, ...] = ()
+        self.mirrors: list[MirrorHandler] = []
+        self.response_rules: tuple[ResponseRule, ...] = ()
+        self.app: ASGIApp = _nowhere
+
+
+class Dispatcher:
+    """Hands each request to the stack of its route."""
+
+    def __init__(self, table: RouteTable) -> None:
+        self._match = table.match
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope[SCOPE_KEY]
+        assert exchange.path is not None
+        match = self._match(exchange.method, exchange.host, exchange.path, scope, exchange.client)
+        route: Route = match.rule.target
+        exchange.route = route.name
+        exchange.params = match.params
+        exchange.response_rules = route.response_rules
+        await route.app(scope, receive, send)
+
+
+def _gateway_wide(config: Config, runtime: Runtime, app: ASGIApp) -> ASGIApp:
+    """The layers that every request passes, outermost last to be built."""
+    server, limits = config.server, config.server.limits
+    subject = server.tls.subject_header if server.tls is not None else ""
+    admission = Admission(
+        pseudonym=server.via or runtime.pseudonym,
+        trusted=Networks(server.trusted_proxies),
+        client_ip_from=server.client_ip_from,
+        request_id_header=server.request_id_header,
+        subject_header=subject,
+        max_headers=limits.max_headers,
+        max_header_bytes=limits.max_header_bytes,
+        max_target_bytes=limits.max_target_bytes,
+    )
+    return ExchangeMiddleware(
+        app, gates=(admission,), recorders=runtime.recorders, request_id_header=server.request_id_header
+    )
+
+
+class _Compiler:
+    """Turns routes into stacks; a route that did not change, on upstreams that did not, keeps the one it has."""
+
+    def __init__(
+        self, config: Config, runtime: Runtime, upstreams: dict[str, Upstream], previous: Generation | None
+    ) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._upstreams = upstreams
+        # What the stacks take from [server] and [cache] is the same for all of them.
+        is_same = previous is not None and (previous.config.server, previous.config.cache) == (
+            config.server,
+            config.cache,
+        )
+        self._previous = previous.routes if previous is not None and is_same else {}
+
+    def route(self, config: RouteConfig) -> Route:
+        upstreams = tuple(self._upstreams[name] for name in upstream_names(config))
+        old = self._previous.get(config.name)
+        if old is not None and old.config == config and old.upstreams == upstreams:
+            return old
+        route = Route(config)
+        route.upstreams = upstreams
+        route.response_rules = tuple(_response_rules(config))
+        route.app = self._stack(route, config)
+        return route
+
+    def _stack(self, route: Route, config: RouteConfig) -> ASGIApp:
+        """The layers of a route, innermost first."""
+        app = self._action(route, config)
+        if config.decompress_request:
+            app = DecompressionMiddleware(app, max_body=config.max_body)
+        if config.compress is not None and config.action in ("upstream", "split"):
+            compress = config.compress
+            types = COMPRESSIBLE_TYPES if compress.types is None else compress.types
+            app = CompressionMiddleware(
+                app, codings=compress.codings, min_size=compress.min_size, types=types, level=compress.level
+            )
+        if config.cache is not None:
+            app = self._cache(app, config, config.cache)
+        for middleware in reversed(config.middleware):
+            app = _user_middleware(config.name, middleware.use)(app, **middleware.arguments())
+        if config.cors is not None:
+            cors = config.cors
+            app = PreflightMiddleware(
+                app,
+                rule=CorsRule(origins=cors.origins, expose=cors.expose, credentials=cors.credentials),
+                methods=cors.methods,
+                headers=cors.headers,
+                max_age_s=cors.max_age,
+            )
+        if config.allow is not None or config.deny:
+            app = AccessMiddleware(app, allow=config.allow, deny=config.deny)
+        if config.rate_limit is not None:
+            limit = config.rate_limit
+            app = RateLimitMiddleware(
+                app,
+                count=limit.rate.count,
+                period_s=limit.rate.period_s,
+                burst=limit.burst,
+                key=limit.key,
+                store=limit.store,
+                on_error=limit.on_error,
+                namespace=config.name,
+            )
+        if config.max_concurrent:
+            app = ConcurrencyMiddleware(app, max_concurrent=config.max_concurrent)
+        return app
+
+    def _cache(self, app: ASGIApp, config: RouteConfig, cache: CacheConfig) -> ASGIApp:
+        return CacheMiddleware(
+            app,
+            cache=self._runtime.cache,
+            namespace=config.name,
+            ttl_s=cache.ttl,
+            override=cache.override,
+            stale_while_revalidate_s=cache.stale_while_revalidate,
+            stale_if_error_s=cache.stale_if_error,
+            vary=cache.vary,
+            query=_query(cache),
+            cookies=cache.cookies,
+            request_cookie=cache.request_cookie,
+            set_cookie=cache.set_cookie,
+            tags_header=cache.tags_header,
+            lock_timeout_s=cache.lock_timeout,
+            status_header=cache.status_header,
+            max_object_bytes=self._config.cache.max_object,
+        )
+
+    def _action(self, route: Route, config: RouteConfig) -> ASGIApp:
+        """What a route ends in."""
+        if config.respond is not None:
+            respond = config.respond
+            return RespondHandler(status=respond.status, body=respond.body, headers=respond.headers)
+        if config.redirect is not None:
+            return RedirectHandler(to=config.redirect.to, status=config.redirect.status)
+        if config.upstream is not None:
+            app = self._proxy(config, config.upstream)
+        else:
+            sides = [(self._proxy(config, side.upstream), side.weight) for side in config.split]
+            app = SplitHandler(
+                sides, key=None if config.split_on == "random" else make_key(config.split_on), rng=self._runtime.rng
+            )
+        if config.mirror is not None:
+            mirror = config.mirror
+            app = MirrorHandler(
+                app,
+                self._proxy(config.model_copy(update={"retry": None}), mirror.upstream),
+                share=mirror.share,
+                max_body=mirror.max_body,
+                timeout_s=mirror.timeout,
+                rng=self._runtime.rng,
+            )
+            route.mirrors.append(app)
+        return app
+
+    def _proxy(self, config: RouteConfig, name: str) -> ASGIApp:
+        runtime, upstream = self._runtime, self._upstreams[name]
+        assert runtime.client_watch is not None
+        outbound = Outbound(
+            make_rewrite=lambda base_path: target_rewrite(config, base_path),
+            add=_added_fields(self._config, runtime),
+            rule=_request_rule(config),
+            host_header=config.host_header,
+        )
+        hidden = frozenset(name.lower().encode("ascii") for name in config.hide_headers)
+        retry = config.retry
+        http = ProxyHandler(
+            upstream,
+            outbound=outbound,
+            client_watch=runtime.client_watch,
+            timeout_s=config.timeout,
+            idle_timeout_s=config.idle_timeout,
+            max_body=config.max_body,
+            buffer_bytes=config.buffer_request or 0,
+            retry=NO_RETRY
+            if retry is None
+            else RetryPolicy(
+                attempts=retry.attempts,
+                attempt_timeout_s=retry.attempt_timeout,
+                on=conditions(retry.on),
+                methods=frozenset(retry.methods),
+                max_body=retry.max_body,
+                backoff_s=retry.backoff,
+            ),
+            hidden=hidden,
+            answer_rules=tuple(_answer_rules(config, self._config.upstreams[name])),
+            rng=runtime.rng,
+        )
+        if config.websocket is None:
+            return ByKind(http, _forbidden)
+        settings = WebSocketSettings(
+            idle_timeout_s=config.websocket.idle_timeout,
+            ping_s=config.websocket.ping,
+            max_message_bytes=config.websocket.max_message,
+        )
+        websocket = WebSocketProxy(
+            upstream,
+            build_request=outbound.request_for,
+            clean_fields=lambda fields: inbound_fields(fields, drop=hidden),
+            live=runtime.websockets,
+            settings=settings,
+            timeout_s=config.timeout,
+        )
+        return ByKind(http, websocket)
+
+
+class ByKind:
+    """One application for requests, another for WebSockets."""
+
+    def __init__(self, http: ASGIApp, websocket: ASGIApp) -> None:
+        self._http = http
+        self._websocket = websocket
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._http if scope["type"] == "http" else self._websocket)(scope, receive, send)
+
+
+async def _forbidden(scope: Scope, receive: Receive, send: Send) -> None:
+    raise Forbidden("the route takes no WebSockets")
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotImplementedError
+
+
+def _response_rules(config: RouteConfig) -> Iterator[ResponseRule]:
+    """What happens to every answer of a route, in order."""
+    if config.security_headers is not None:
+        yield make_security_headers_rule(**config.security_headers.model_dump())
+    if config.cors is not None:
+        cors = config.cors
+        yield CorsRule(origins=cors.origins, expose=cors.expose, credentials=cors.credentials)
+    rules = config.response_headers
+    if rules.set or rules.add or rules.remove:
+        yield make_headers_rule(HeaderRules(set=rules.set, add=rules.add, remove=rules.remove))
+
+
+def _answer_rules(config: RouteConfig, upstream: UpstreamConfig) -> Iterator[ResponseRule]:
+    """What happens to the answers of one upstream before anything stores them."""
+    rewrites = [target_rewrite(config, endpoint.base_path.encode("ascii")) for endpoint in upstream.endpoints]
+    # Endpoints with different base paths: a reference is mapped back by the first that knows its path.
+    bases = list(dict.fromkeys(endpoint.base_path for endpoint in upstream.endpoints))
+
+    def public_path(path: bytes) -> bytes | None:
+        return next((public for rewrite in rewrites[: len(bases)] if (public := rewrite.public_path(path))), None)
+
+    urls = [endpoint.url for endpoint in upstream.endpoints if endpoint.scheme in ("http", "https")]
+    authorities = upstream_authorities([*urls, "http://localhost"] if len(urls) < len(upstream.endpoints) else urls)
+    if config.rewrite_location:
+        yield make_location_rule(authorities, public_path)
+    cookies = config.rewrite_cookies
+    hosts = [endpoint.host for endpoint in upstream.endpoints]
+    yield make_cookies_rule(
+        CookieRewrite(
+            domain=cookies.domain,
+            path=cookies.path,
+            secure=cookies.secure,
+            same_site=cookies.same_site,
+            upstream_hosts=hosts,
+            public_path=public_path if config.rewrite_location else None,
+        )
+    )
+
+
+def _request_rule(config: RouteConfig) -> Any:
+    rules = config.request_headers
+    if not (rules.set or rules.add or rules.remove):
+        return None
+    return make_request_rule(HeaderRules(set=rules.set, add=rules.add, remove=rules.remove))
+
+
+def _added_fields(config: Config, runtime: Runtime) -> tuple[FieldsMaker, ...]:
+    """The fields that every request gets on its way out."""
+    pseudonym = config.server.via or runtime.pseudonym
+    request_id_name = config.server.request_id_header.lower().encode("ascii")
+
+    def added(scope: Scope, exchange: Exchange) -> Fields:
+        return [
+            *forwarding_fields(exchange.chain, exchange.peer, exchange.public_host, exchange.scheme),
+            (b"via", via_value(scope["http_version"], pseudonym)),
+            (request_id_name, exchange.request_id.encode("ascii")),
+        ]
+
+    return (added,)
+
+
+def _query(cache: CacheConfig) -> QuerySetting:
+    query = cache.query
+    if isinstance(query, str):
+        return query
+    if query.only is not None:
+        return {"only": query.only, "sort": query.sort}
+    return {"except": query.except_ or (), "sort": query.sort}
+
+
+def _user_middleware(route: str, name: str) -> Any:
+    """The class that ``package.module:Class`` names. Raises ConfigError."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        message = f"the middleware {name!r} cannot be imported: {error}"
+        raise ConfigError([_problem(f"routes.{route}.middleware", message)]) from error
+    return found
+
+
+def _upstreams(config: Config, runtime: Runtime, previous: Generation | None) -> dict[str, Upstream]:
+    """Each upstream: the running one where nothing changed, its successor where something did."""
+    upstreams = {}
+    for name, table in config.upstreams.items():
+        budgets = [route.retry.budget for route in config.routes if name in upstream_names(route) and route.retry]
+        settings = upstream_settings(name, table, retry_budget=max(budgets, default=0.2), sticky_key=runtime.secret)
+        old = previous.upstreams.get(name) if previous is not None else None
+        if old is None:
+            upstreams[name] = runtime.make_upstream(settings)
+        else:
+            upstreams[name] = old if old.settings == settings else old.successor(settings)
+    return upstreams
+
+
+def _is_kept(previous: Generation | None, name: str, upstream: Upstream) -> bool:
+    return previous is not None and previous.upstreams.get(name) is upstream
+
+
+def _problem(key: str, message: str) -> Problem:
+    return Problem(None, None, None, key, message)

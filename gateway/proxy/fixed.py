@@ -1,0 +1,60 @@
+"""Routes that end in the gateway itself: fixed answers and redirects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.exchange import WHOLE_FOLLOWS, exchange_of
+from gateway.http.fields import Fields
+from gateway.http.target import Template
+
+_BODILESS = frozenset([204, 205, 304])
+
+
+class RespondHandler:
+    """Answers every request alike."""
+
+    def __init__(self, *, status: int = 200, body: str = "", headers: Mapping[str, str] | None = None) -> None:
+        payload = b"" if status in _BODILESS else body.encode("utf-8")
+        fields: Fields = [
+            (name.lower().encode("ascii"), text.encode("latin-1")) for name, text in (headers or {}).items()
+        ]
+        if payload and not any(name == b"content-type" for name, _ in fields):
+            fields.append((b"content-type", b"text/plain; charset=utf-8"))
+        if status not in _BODILESS:
+            fields.append((b"content-length", b"%d" % len(payload)))
+        self._start: Message = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": fields,
+            WHOLE_FOLLOWS: True,
+        }
+        self._body = payload
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send(self._start)
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self._body})
+
+
+class RedirectHandler:
+    """Sends the client elsewhere; ``to`` may use {host}, {scheme} and the names of the path. The query goes along."""
+
+    def __init__(self, *, to: str, status: int = 308) -> None:
+        self._template = Template(to)
+        self._status = status
+        self._keeps_query = "?" not in to
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+        names: dict[str, bytes] = {} if exchange is None else dict(exchange.params)
+        if exchange is not None:
+            names["host"] = exchange.public_host
+            names["scheme"] = exchange.scheme.encode("ascii")
+        location = self._template.render(names)
+        if self._keeps_query and scope["query_string"]:
+            location = b"%b?%b" % (location, scope["query_string"])
+        fields = [(b"location", location), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": self._status, "headers": fields, WHOLE_FOLLOWS: True})
+        await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,260 @@
+"""The steps of one exchange with an upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.errors import BodyTooLarge, CapacityError, UpstreamError, UpstreamTimeout
+from gateway.exchange import Attempt, Exchange, Message, ResponseRule, exchange_of
+from gateway.http.fields import Fields, get_first
+from gateway.proxy.client_watch import ClientWatch
+from gateway.proxy.outbound import Outbound
+from gateway.proxy.relay import head_fields, relay
+from gateway.proxy.request_body import RequestBody, has_body
+from gateway.proxy.retry import NO_RETRY, RetryPolicy
+from gateway.upstream.endpoint import Endpoint
+from gateway.upstream.messages import InboundResponse, OutboundRequest
+from gateway.upstream.pool import Upstream
+
+# Answers that a server gives in the place of one that is gone or full: they count against an endpoint.
+_GATEWAY_STATUSES = frozenset([502, 503, 504])
+
+
+class ProxyHandler:
+    """Sends a request to an upstream and relays the answer.
+
+    1 take the body, within its limit   2 choose an endpoint   3 build the request   4 send it, up to the response head
+    5 on failure ask the retry policy and go back to 2   6 relay head and body   7 let go of the endpoint
+
+    ``timeout_s`` is the time to the response head, all attempts and queueing included; ``idle_timeout_s`` the longest
+    silence inside a response body; ``max_body`` and ``buffer_bytes`` in bytes, ``max_body`` None for no limit. Raises
+    the errors of ``gateway.errors`` for whoever answers them. ``hidden`` fields of answers are dropped, and
+    ``answer_rules`` applied to what is left.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        outbound: Outbound,
+        client_watch: ClientWatch,
+        timeout_s: float = 30.0,
+        idle_timeout_s: float = 60.0,
+        max_body: int | None = None,
+        buffer_bytes: int = 0,
+        retry: RetryPolicy = NO_RETRY,
+        hidden: frozenset[bytes] = frozenset(),
+        answer_rules: tuple[ResponseRule, ...] = (),
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.upstream = upstream
+        self._outbound = outbound
+        self._client_watch = client_watch
+        self._timeout_s = timeout_s
+        self._idle_timeout_s = idle_timeout_s
+        self._max_body = max_body
+        self._buffer_bytes = buffer_bytes
+        self._retry = retry
+        self._hidden = hidden
+        self._answer_rules = answer_rules
+        self._rng = rng or random.Random()
+        self._clock = clock
+        self._is_sticky = upstream.settings.sticky is not None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope) or Exchange(scope["method"], scope["raw_path"], self._clock)
+        exchange.upstream = self.upstream.settings.name
+        headers = scope["headers"]
+        carries_body, length = has_body(headers, scope["http_version"])
+        if length is not None and self._max_body is not None and length > self._max_body:
+            raise BodyTooLarge(f"the request announces {length} bytes, more than {self._max_body}")
+        # :: Step 1
+        body = RequestBody(
+            receive, length=length, max_bytes=self._max_body, replay_bytes=self._retry.max_body, clock=self._clock
+        )
+        holds_back = carries_body and get_first(headers, b"expect") is not None
+        with self._client_watch.watch(body, holds_back=holds_back):
+            try:
+                if self._buffer_bytes and carries_body:
+                    await body.fill(self._buffer_bytes)
+                endpoint, response = await self._attempts(scope, exchange, body, carries_body)
+            finally:
+                exchange.body_bytes_in = body.received_bytes
+            # :: Step 6
+            try:
+                if self._is_sticky:
+                    self._stick(scope, exchange, endpoint)
+                fields = head_fields(response, self._hidden)
+                if self._answer_rules:
+                    fields = self._ruled(scope, response.status_code, fields)
+                await relay(response, fields, send)
+            except UpstreamError as error:
+                self.upstream.record(endpoint, ok=False, error=error.reason)
+                raise
+            finally:
+                # :: Step 7
+                exchange.body_bytes_in = body.received_bytes
+                if response.whole is None:
+                    response.stream.close()
+                    self.upstream.release(endpoint)
+
+    async def _attempts(
+        self, scope: Scope, exchange: Exchange, body: RequestBody, carries_body: bool
+    ) -> tuple[Endpoint, InboundResponse]:
+        """The endpoint that answered, still held unless the answer is whole, and its answer."""
+        policy, method, upstream = self._retry, exchange.method, self.upstream
+        fields = self._outbound.fields(scope, exchange)
+        deadline = self._clock() + self._timeout_s
+        tried: list[Endpoint] = []
+        last: tuple[Endpoint, InboundResponse] | None = None
+        retry_after: bytes | None = None
+        retries = spent = 0
+        try:
+            while True:
+                # :: Step 2
+                remaining_s = self._remaining_s(deadline, body)
+                endpoint = upstream.try_acquire(scope, tried)
+                if endpoint is None:
+                    endpoint = await upstream.acquire(scope, tried, remaining_s)
+                try:
+                    if endpoint in tried:
+                        await asyncio.sleep(policy.delay_s(retries, self._rng, retry_after))
+                    response = await self._attempt(scope, exchange, body, carries_body, endpoint, fields, deadline)
+                except UpstreamError as error:
+                    upstream.release(endpoint)
+                    upstream.record(endpoint, ok=False, error=error.reason)
+                    # :: Step 5
+                    if not policy.allows_error(error, method) or not body.rewind():
+                        raise
+                    # What was never sent burdens nobody: any other endpoint may have it, whatever count and budget say.
+                    if error.request_sent or endpoint in tried:
+                        retries += 1
+                        if retries >= policy.attempts or not upstream.retry_budget.try_spend():
+                            raise
+                        spent += 1
+                    tried.append(endpoint)
+                    continue
+                except BaseException:
+                    upstream.release(endpoint)
+                    raise
+                last = self._instead_of(last, endpoint, response)
+                upstream.record(endpoint, ok=response.status_code not in _GATEWAY_STATUSES)
+                if response.status_code not in policy.on or not policy.allows_status(response.status_code, method):
+                    return last
+                # :: Step 5
+                retries += 1
+                if retries >= policy.attempts or not body.rewind() or not upstream.retry_budget.try_spend():
+                    return last
+                spent += 1
+                retry_after = get_first(response.raw_fields, b"retry-after")
+                tried.append(endpoint)
+        except (CapacityError, UpstreamError):
+            # The upstream's last answer, when there was one, is better than the gateway's own.
+            if last is None:
+                raise
+            return last
+        except BaseException:
+            if last is not None:
+                self._drop(last)
+            raise
+        finally:
+            for _ in range(spent):
+                upstream.retry_budget.give_back()
+
+    def _instead_of(
+        self, last: tuple[Endpoint, InboundResponse] | None, endpoint: Endpoint, response: InboundResponse
+    ) -> tuple[Endpoint, InboundResponse]:
+        """The answer that the client gets unless a better one comes; lets go of the one before."""
+        if last is not None:
+            self._drop(last)
+        if response.whole is not None:
+            self.upstream.release(endpoint)
+        return endpoint, response
+
+    async def _attempt(
+        self,
+        scope: Scope,
+        exchange: Exchange,
+        body: RequestBody,
+        carries_body: bool,
+        endpoint: Endpoint,
+        fields: Fields,
+        deadline: float,
+    ) -> InboundResponse:
+        """One try at one endpoint, up to the response head."""
+        attempt = Attempt(endpoint.label, self._clock())
+        exchange.attempts.append(attempt)
+        # :: Step 3
+        outgoing: bytes | RequestBody | None = None
+        if carries_body:
+            outgoing = body
+            if body.length is not None:
+                whole = await body.at_hand()
+                if whole is not None:
+                    outgoing = whole
+        head_s = max(0.001, deadline + body.waited_s - self._clock())
+        if self._retry.attempt_timeout_s:
+            head_s = min(head_s, self._retry.attempt_timeout_s)
+        request = OutboundRequest(
+            scope["method"].encode("ascii"),
+            endpoint.url,
+            self._outbound.fields_for(endpoint, fields),
+            outgoing,
+            {
+                "target": self._outbound.target_for(endpoint, scope, exchange.params),
+                "timeout": {
+                    "connect": min(head_s, endpoint.connect_timeout_s),
+                    "head": head_s,
+                    "read": self._idle_timeout_s,
+                    "write": self._idle_timeout_s,
+                },
+                "on_interim": (scope.get("extensions") or {}).get("gateway.informational"),
+                "scheme": exchange.scheme,
+                "client": (exchange.client, 0),
+            },
+        )
+        # :: Step 4
+        try:
+            response = await endpoint.transport.handle_async_request(request)
+        except UpstreamError as error:
+            attempt.outcome = type(error).__name__
+            raise
+        assert isinstance(response, InboundResponse)
+        attempt.head_s = self._clock() - attempt.started
+        attempt.status = response.status_code
+        attempt.connect_s = response.connect_s
+        attempt.outcome = "ok"
+        return response
+
+    def _remaining_s(self, deadline: float, body: RequestBody) -> float:
+        """Seconds to the deadline; the time spent waiting for the client's body does not count."""
+        remaining = deadline + body.waited_s - self._clock()
+        if remaining <= 0:
+            raise UpstreamTimeout(f"no answer within {self._timeout_s:g} s")
+        return remaining
+
+    def _ruled(self, scope: Scope, status: int, fields: Fields) -> Fields:
+        """The fields after the rules for what only this upstream says: references and cookies made public again."""
+        head: Message = {"type": "http.response.start", "status": status, "headers": fields}
+        for rule in self._answer_rules:
+            rule(scope, head)
+        ruled: Fields = head["headers"]
+        return ruled
+
+    def _stick(self, scope: Scope, exchange: Exchange, endpoint: Endpoint) -> None:
+        cookie = self.upstream.sticky_cookie(scope, endpoint, secure=exchange.scheme == "https")
+        if cookie is not None:
+            exchange.response_fields.append((b"set-cookie", cookie))
+
+    def _drop(self, answer: tuple[Endpoint, InboundResponse]) -> None:
+        """Let go of an answer that nobody will read."""
+        endpoint, response = answer
+        if response.whole is None:
+            response.stream.close()
+            self.upstream.release(endpoint)

@@ -1,0 +1,258 @@
+"""The end of a route's chain for WebSockets: shake hands with an upstream, accept the client, relay."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.errors import CapacityError, ClientLeft, ConnectFailed, ResponseBroken, UpstreamError, UpstreamTimeout
+from gateway.exchange import Attempt, Exchange, exchange_of
+from gateway.http.fields import Fields
+from gateway.http.websocket import end_to_end
+from gateway.proxy.websocket_live import LiveWebSockets
+from gateway.proxy.websocket_opening import open_websocket
+from gateway.proxy.websocket_relay import (
+    ClientMessages,
+    Ending,
+    Relay,
+    UpstreamSocket,
+    WebSocketSettings,
+)
+from gateway.upstream.asgi import AsgiTransport
+
+__all__ = ["LiveWebSockets", "WebSocketProxy", "WebSocketSettings"]
+
+_SWITCHING = 101
+_BODILESS = frozenset([204, 304])
+# Answers that a server gives in the place of one that is gone or full: they count against an endpoint.
+_GATEWAY_STATUSES = frozenset([502, 503, 504])
+# Some servers hold a refusal in memory until it is complete.
+_MAX_REFUSAL_BYTES = 1024 * 1024
+
+
+class Endpoint(Protocol):
+    """What is needed of an endpoint; ``transport`` is an AsgiTransport, or has ``open_connection``."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def authority(self) -> bytes: ...
+    @property
+    def transport(self) -> Any: ...
+
+
+class Upstream(Protocol):
+    """What is needed of an upstream: endpoints to hold for the life of a WebSocket."""
+
+    settings: Any
+
+    def try_acquire(self, scope: Scope, tried: Sequence[Any], /) -> Any | None: ...
+    async def acquire(self, scope: Scope, tried: Sequence[Any], timeout_s: float, /) -> Any: ...
+    def release(self, endpoint: Any, /) -> None: ...
+    def record(self, endpoint: Any, /, *, ok: bool) -> None: ...
+    def sticky_cookie(self, scope: Scope, endpoint: Any, /, *, secure: bool) -> bytes | None: ...
+
+
+class WebSocketProxy:
+    """Relays WebSockets to an upstream.
+
+    1 take the client's connect   2 choose an endpoint and shake hands with it, or with the next when it cannot be
+    reached   3 relay a refusal   4 accept the client with what the upstream chose   5 relay until either end closes
+    6 let go of the endpoint
+
+    ``build_request`` gives target and fields of the request to one endpoint; the handshake's own fields are added here.
+    ``clean_fields`` takes from an answer what the client must not see. ``timeout_s`` is the time to the answer, all
+    attempts and queueing included. Raises the errors of ``gateway.errors`` for whoever answers them.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        build_request: Callable[[Scope, Any], tuple[bytes, Fields]],
+        clean_fields: Callable[[Fields], Fields],
+        live: LiveWebSockets,
+        settings: WebSocketSettings | None = None,
+        timeout_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.upstream = upstream
+        self._build_request = build_request
+        self._clean_fields = clean_fields
+        self._live = live
+        self._settings = settings or WebSocketSettings()
+        self._timeout_s = timeout_s
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope) or Exchange("GET", scope.get("raw_path") or b"", self._clock)
+        exchange.upstream = self.upstream.settings.name
+        # :: Step 1
+        client = ClientMessages(receive)
+        if (await client.next())["type"] != "websocket.connect":
+            raise ClientLeft("the client left before its WebSocket was looked at")
+        relay = Relay(client, send, exchange, self._settings)
+        try:
+            with self._live.holding(relay):
+                await self._serve(scope, exchange, client, send, relay)
+        finally:
+            await client.aclose()
+
+    async def _serve(self, scope: Scope, exchange: Exchange, client: ClientMessages, send: Send, relay: Relay) -> None:
+        # :: Step 2
+        with client.ends_with_client():
+            endpoint, socket = await self._open(scope, exchange)
+        try:
+            if self.upstream.settings.sticky is not None:
+                self._stick(scope, exchange, endpoint)
+            if socket.status != _SWITCHING:
+                # :: Step 3
+                await self._refuse(scope, exchange, socket, send)
+                return
+            # :: Step 4
+            await self._accept(scope, exchange, socket, send)
+            # :: Step 5
+            self._conclude(endpoint, exchange, await relay.run(socket))
+        finally:
+            # :: Step 6
+            socket.abort()
+            self.upstream.release(endpoint)
+
+    async def _open(self, scope: Scope, exchange: Exchange) -> tuple[Any, UpstreamSocket]:
+        """The endpoint that answered, held, and its answer."""
+        upstream = self.upstream
+        deadline = self._clock() + self._timeout_s
+        tried: list[Any] = []
+        failure: UpstreamError | None = None
+        while True:
+            try:
+                endpoint = upstream.try_acquire(scope, tried)
+                if endpoint is None:
+                    endpoint = await upstream.acquire(scope, tried, self._remaining_s(deadline))
+            except (CapacityError, UpstreamTimeout):
+                if failure is not None:
+                    raise failure from None
+                raise
+            try:
+                if failure is not None and endpoint in tried:
+                    raise failure
+                socket = await self._attempt(scope, exchange, endpoint, deadline)
+            except UpstreamError as error:
+                upstream.release(endpoint)
+                if error is failure:
+                    raise
+                upstream.record(endpoint, ok=False)
+                # What was never sent may go to the next endpoint; what was may have been acted on.
+                if error.request_sent:
+                    raise
+                failure = error
+                tried.append(endpoint)
+                continue
+            except BaseException:
+                upstream.release(endpoint)
+                raise
+            upstream.record(endpoint, ok=socket.status not in _GATEWAY_STATUSES)
+            return endpoint, socket
+
+    async def _attempt(self, scope: Scope, exchange: Exchange, endpoint: Endpoint, deadline: float) -> UpstreamSocket:
+        """One handshake with one endpoint."""
+        attempt = Attempt(endpoint.label, self._clock())
+        exchange.attempts.append(attempt)
+        try:
+            try:
+                async with asyncio.timeout(self._remaining_s(deadline)):
+                    socket = await self._shake_hands(scope, exchange, endpoint)
+            except TimeoutError:
+                raise self._too_late() from None
+        except UpstreamError as error:
+            attempt.outcome = type(error).__name__
+            raise
+        attempt.head_s = self._clock() - attempt.started
+        attempt.status = socket.status
+        attempt.outcome = "ok"
+        return socket
+
+    async def _shake_hands(self, scope: Scope, exchange: Exchange, endpoint: Endpoint) -> UpstreamSocket:
+        target, fields = self._build_request(scope, endpoint)
+        if all(name != b"host" for name, _ in fields):
+            fields = [(b"host", endpoint.authority), *fields]
+        transport = endpoint.transport
+        subprotocols = scope.get("subprotocols") or ()
+        max_bytes = self._settings.max_message_bytes
+        if isinstance(transport, AsgiTransport):
+            return await transport.open_websocket(
+                target=target,
+                fields=fields,
+                subprotocols=subprotocols,
+                max_message_bytes=max_bytes,
+                scheme="wss" if "https" in (exchange.scheme, scope.get("scheme")) else scope.get("scheme", "ws"),
+                client=(exchange.client, 0) if exchange.client else scope.get("client"),
+            )
+        if not hasattr(transport, "open_connection"):
+            raise ConnectFailed(f"the transport of {endpoint.label} carries no WebSockets")
+        return await open_websocket(
+            transport, target=target, fields=fields, subprotocols=subprotocols, max_message_bytes=max_bytes
+        )
+
+    async def _refuse(self, scope: Scope, exchange: Exchange, socket: UpstreamSocket, send: Send) -> None:
+        """Give the client the upstream's own answer, as far as the server can send one."""
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close"})
+            exchange.status = socket.status
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._relay_refusal(exchange, socket, send)
+        except TimeoutError:
+            raise ResponseBroken(f"the refusal of a WebSocket took longer than {self._timeout_s:g} s") from None
+        except OSError as error:
+            raise ClientLeft("the client left during the handshake") from error
+
+    async def _relay_refusal(self, exchange: Exchange, socket: UpstreamSocket, send: Send) -> None:
+        status = socket.status
+        fields = self._clean_fields(socket.fields)
+        if status in _BODILESS:
+            fields = [field for field in fields if field[0] != b"content-length"]
+        await send({"type": "websocket.http.response.start", "status": status, "headers": fields})
+        async for piece in socket.body():
+            exchange.body_bytes_out += len(piece)
+            if exchange.body_bytes_out > _MAX_REFUSAL_BYTES:
+                raise ResponseBroken(f"the refusal of a WebSocket exceeds {_MAX_REFUSAL_BYTES} bytes")
+            await send({"type": "websocket.http.response.body", "body": piece, "more_body": True})
+        await send({"type": "websocket.http.response.body", "body": b"", "more_body": False})
+
+    async def _accept(self, scope: Scope, exchange: Exchange, socket: UpstreamSocket, send: Send) -> None:
+        head = {
+            "type": "http.response.start",
+            "status": _SWITCHING,
+            "headers": end_to_end(self._clean_fields(socket.fields)),
+        }
+        for rule in exchange.response_rules:
+            rule(scope, head)
+        try:
+            await send({"type": "websocket.accept", "subprotocol": socket.subprotocol, "headers": head["headers"]})
+        except OSError as error:
+            raise ClientLeft("the client left during the handshake") from error
+
+    def _conclude(self, endpoint: Endpoint, exchange: Exchange, ending: Ending) -> None:
+        exchange.outcome = ending.outcome
+        if ending.upstream_failed:
+            self.upstream.record(endpoint, ok=False)
+
+    def _stick(self, scope: Scope, exchange: Exchange, endpoint: Endpoint) -> None:
+        cookie = self.upstream.sticky_cookie(scope, endpoint, secure=exchange.scheme == "https")
+        if cookie is not None:
+            exchange.response_fields.append((b"set-cookie", cookie))
+
+    def _remaining_s(self, deadline: float) -> float:
+        remaining = deadline - self._clock()
+        if remaining <= 0:
+            raise self._too_late()
+        return remaining
+
+    def _too_late(self) -> UpstreamTimeout:
+        return UpstreamTimeout(f"no answer to the handshake within {self._timeout_s:g} s")

@@ -1,0 +1,115 @@
+"""What outlives a change of the route table: clock, cache, log, metrics, live WebSockets, limits in use."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from gateway.config.document import Config
+from gateway.config.server import CacheStoreConfig
+from gateway.middleware.access_log import AccessLog
+from gateway.middleware.cache import Cache
+from gateway.middleware.exchange import Recorder
+from gateway.proxy.client_watch import ClientWatch
+from gateway.proxy.websocket import LiveWebSockets
+from gateway.stores.base import CacheStore
+from gateway.stores.memory import MemoryStore
+from gateway.telemetry.metrics import Gauge, Metrics
+from gateway.ticker import Ticker
+from gateway.upstream.pool import Upstream
+from gateway.upstream.settings import UpstreamSettings
+from gateway.wiring import transport_factory
+
+PSEUDONYM_VARIABLE = "GATEWAY_VIA"
+"""Where the workers of one start find their common pseudonym."""
+
+SECRET_VARIABLE = "GATEWAY_SECRET"
+"""Where the workers of one start find the key of their sticky cookies, in hexadecimal."""
+
+METRICS_VARIABLE = "GATEWAY_METRICS_DIR"
+"""The folder in which workers leave their counters for one another."""
+
+PUBLISH_S = 1.0
+
+
+class Runtime:
+    """The parts of one gateway that generations share; ``start`` needs a running event loop."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.ticker = Ticker()
+        self.rng = random.Random()
+        self._transport_factory = transport_factory(self.ticker)
+        self.pseudonym = os.environ.get(PSEUDONYM_VARIABLE) or f"gw-{secrets.token_hex(4)}"
+        secret = os.environ.get(SECRET_VARIABLE)
+        self.secret = bytes.fromhex(secret) if secret else secrets.token_bytes(32)
+        self.cache = Cache(make_store(config.cache))
+        self.websockets = LiveWebSockets(self.ticker)
+        folder = os.environ.get(METRICS_VARIABLE)
+        self.metrics = Metrics(folder=Path(folder) if folder else None)
+        form = config.server.access_log
+        self.access_log = None if form == "off" else AccessLog(form)
+        self.client_watch: ClientWatch | None = None
+        self.upstreams: dict[str, Upstream] = {}
+        """Those of the current generation, by name."""
+        self.loop_lag_s = 0.0
+        self._published = 0.0
+        self.metrics.add_reader(self._readings)
+
+    async def start(self) -> None:
+        """Begin what runs on the event loop."""
+        self.client_watch = ClientWatch(self.ticker, body_timeout_s=self.config.server.limits.body_timeout)
+        if self.access_log is not None:
+            self.access_log.start(self.ticker)
+        self.ticker.add(self._sweep)
+
+    def make_upstream(self, settings: UpstreamSettings) -> Upstream:
+        """An upstream that has no predecessor."""
+        return Upstream(settings, transport_factory=self._transport_factory, ticker=self.ticker, rng=self.rng)
+
+    async def aclose(self) -> None:
+        """Write what waits and end the rest."""
+        self.metrics.publish()
+        if self.access_log is not None:
+            self.access_log.close()
+        if self.client_watch is not None:
+            self.client_watch.close()
+        await self.cache.aclose()
+        self.ticker.close()
+
+    @property
+    def recorders(self) -> tuple[Recorder, ...]:
+        """Who reads an exchange when it has ended."""
+        log = () if self.access_log is None else (self.access_log.record,)
+        return (*log, self.metrics.record)
+
+    def _sweep(self, now: float) -> None:
+        self.loop_lag_s = self.ticker.lag_s
+        if now - self._published >= PUBLISH_S:
+            self._published = now
+            self.metrics.publish()
+
+    def _readings(self) -> Iterator[Gauge]:
+        yield Gauge("event_loop_lag_seconds", "How late the last tick came.", (), self.loop_lag_s)
+        yield Gauge("websockets", "WebSockets that are open.", (), len(self.websockets))
+        for name, upstream in self.upstreams.items():
+            labels = (("upstream", name),)
+            yield Gauge("upstream_pending", "Requests waiting for a connection.", labels, upstream.pending)
+            for state in upstream.snapshot():
+                place = (*labels, ("endpoint", state.label))
+                yield Gauge("endpoint_in_flight", "Requests at the endpoint.", place, state.in_flight)
+                yield Gauge("endpoint_healthy", "1 when active checks pass.", place, float(state.healthy))
+                yield Gauge("endpoint_ejected", "1 while it is ejected.", place, float(state.ejected_until is not None))
+                yield Gauge("endpoint_failures", "Failed attempts.", place, state.failures, is_counter=True)
+
+
+def make_store(config: CacheStoreConfig) -> CacheStore:
+    """The store behind the caches of the routes."""
+    if config.store == "memory":
+        return MemoryStore(config.max_size)
+    from gateway.stores.redis import RedisStore
+
+    return RedisStore(config.store, prefix=config.prefix, timeout_s=config.timeout)

@@ -1,0 +1,273 @@
+"""One request and its response between the connection and the application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Scope
+
+from gateway.errors import InternalError
+from gateway.exchange import WHOLE_FOLLOWS
+from gateway.server.response_head import BODILESS, CHUNKED, UNTIL_CLOSE, informational_head, response_head
+
+if TYPE_CHECKING:
+    from gateway.server.protocol import GatewayProtocol
+
+# From here on two buffers are handed to the transport instead of one copy of both.
+_JOIN_BYTES = 16 * 1024
+# Smaller pieces of a request body that have queued up are joined: a message costs more than the copy.
+_SMALL_PIECE_BYTES = 16 * 1024
+
+_NO_HEAD = -1
+
+logger = logging.getLogger("gateway.server")
+
+
+class Cycle:
+    """The ASGI side of one request: ``run`` the application, which calls ``receive`` and ``send``.
+
+    The connection feeds it with ``add_body``, ``end_body`` and ``disconnect``, and hears from it when the answer is
+    complete or broken. The response head waits for the first body message, so that both
+    leave in one write, unless that message does not come before the event loop turns.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_framing",
+        "_held",
+        "_left",
+        "_told_end",
+        "_transport",
+        "_waiters",
+        "body_complete",
+        "disconnected",
+        "is_head",
+        "is_http_11",
+        "keep_alive",
+        "must_continue",
+        "pieces",
+        "queued_bytes",
+        "response_complete",
+        "response_started",
+        "task",
+    )
+
+    def __init__(
+        self,
+        connection: GatewayProtocol,
+        transport: asyncio.Transport,
+        is_http_11: bool,
+        keep_alive: bool,
+        is_head: bool,
+        body_complete: bool,
+        must_continue: bool,
+    ) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._waiters: list[asyncio.Future[None]] | None = None
+        self._held: bytes | None = None
+        """A serialised head that has not been written."""
+        self._framing = _NO_HEAD
+        self._left = 0
+        """Bytes of the announced response body that are still to come."""
+        self.task: asyncio.Task[None] | None = None
+        self.is_http_11 = is_http_11
+        self.is_head = is_head
+        self.keep_alive = keep_alive
+        self.must_continue = must_continue
+        """Whether the client waits for 100 (Continue) before it sends its body."""
+        self._told_end = False
+        self.pieces: list[bytes] = []
+        self.queued_bytes = 0
+        """Bytes of the request body that the application has not taken yet."""
+        self.body_complete = body_complete
+        self.disconnected = False
+        self.response_started = False
+        """Whether anything of the response head is on the wire."""
+        self.response_complete = False
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Call the application; a failure is a 500, or a broken transfer once the answer has begun.
+
+        The scope refers to the cycle, so the cycle keeps no reference to it: left to the garbage collector, requests
+        cost a sixth more.
+        """
+        try:
+            await app(scope, self.receive, self.send)
+        except BaseException as error:
+            if not self.disconnected or not isinstance(error, asyncio.CancelledError):
+                logger.error("the application failed", exc_info=error)
+            self._fail()
+            if not isinstance(error, Exception) and not isinstance(error, asyncio.CancelledError):
+                raise
+        else:
+            if not self.response_complete and not self.disconnected:
+                logger.error("the application returned without completing its response")
+                self._fail()
+        finally:
+            self._connection.forget_task(self.task)
+
+    # The connection's side.
+
+    def add_body(self, piece: bytes) -> None:
+        """A piece of the request body has come."""
+        self.pieces.append(piece)
+        self.queued_bytes += len(piece)
+        if self._waiters is not None:
+            self._wake()
+
+    def end_body(self) -> None:
+        """The request body is complete."""
+        self.body_complete = True
+        if self._waiters is not None:
+            self._wake()
+
+    def disconnect(self) -> None:
+        """The client is gone, or nothing more of it is believed."""
+        self.disconnected = True
+        self._held = None
+        if self._waiters is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # The application's side.
+
+    async def receive(self) -> Message:
+        """The next piece of the request body; after the last one, waits until the client leaves or the answer ends."""
+        if self.must_continue:
+            self.must_continue = False
+            if not self.disconnected and not self.response_started and self._held is None:
+                self._connection.ask_for_body()
+        while True:
+            if self.disconnected or self.response_complete:
+                return {"type": "http.disconnect"}
+            if self.pieces:
+                return self._next_piece()
+            if self.body_complete and not self._told_end:
+                self._told_end = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            waiter = asyncio.get_running_loop().create_future()
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+            await waiter
+
+    def _next_piece(self) -> Message:
+        pieces = self.pieces
+        if len(pieces) == 1 or len(pieces[0]) >= _SMALL_PIECE_BYTES:
+            piece = pieces.pop(0)
+        else:
+            piece = b"".join(pieces)
+            pieces.clear()
+        self.queued_bytes -= len(piece)
+        self._connection.body_taken(self)
+        self._told_end = self.body_complete and not pieces
+        return {"type": "http.request", "body": piece, "more_body": not self._told_end}
+
+    async def send(self, message: Message) -> None:
+        """Write a message to the client; waits while the client takes nothing. Does nothing once the client is gone.
+
+        Raises RuntimeError for messages out of order, invalid heads, and bodies that are not as long as announced.
+        """
+        if self._connection.write_paused is not None and not self.disconnected:
+            await self._connection.write_paused.wait()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if self._framing == _NO_HEAD:
+            if kind != "http.response.start":
+                raise RuntimeError(f"expected http.response.start, not {kind}")
+            self._start(message)
+            return
+        if kind != "http.response.body" or self.response_complete:
+            raise RuntimeError(f"{kind} is out of order")
+        self._send_body(message.get("body", b""), message.get("more_body", False))
+
+    def _start(self, message: Message) -> None:
+        connections = self._connection.connections
+        self._held, self._framing, self._left, self.keep_alive = response_head(
+            message["status"],
+            message.get("headers", ()),
+            self.is_head,
+            self.is_http_11,
+            # What is left of an upload nobody wants could only be waited for.
+            self.keep_alive and self.body_complete,
+            connections.date_line,
+        )
+        if not message.get(WHOLE_FOLLOWS):
+            connections.flush_soon(self)
+
+    def flush_head(self) -> None:
+        """Write a head that has waited for its body long enough."""
+        if self._held is not None and not self.disconnected:
+            head, self._held = self._held, None
+            self.response_started = True
+            self._transport.write(head)
+
+    def _send_body(self, body: bytes, more: bool) -> None:
+        parts: tuple[bytes, ...]
+        framing = self._framing
+        if framing == BODILESS:
+            parts = ()
+        elif framing == CHUNKED:
+            if body:
+                parts = (b"%x\r\n" % len(body), body, b"\r\n" if more else b"\r\n0\r\n\r\n")
+            else:
+                parts = () if more else (b"0\r\n\r\n",)
+        else:
+            if framing != UNTIL_CLOSE:
+                self._left -= len(body)
+                if self._left < 0 or (self._left and not more):
+                    raise RuntimeError("the response body is not as long as its Content-Length")
+            parts = (body,) if body else ()
+        if self._held is not None:
+            parts = (self._held, *parts)
+            self._held = None
+            self.response_started = True
+        if len(parts) == 1:
+            self._transport.write(parts[0])
+        elif len(body) < _JOIN_BYTES:
+            if parts:
+                self._transport.write(b"".join(parts))
+        else:
+            self._transport.writelines(parts)
+        if not more:
+            self.response_complete = True
+            if self._waiters is not None:
+                self._wake()
+            self._connection.response_done(self)
+
+    # Extensions.
+
+    def abort(self) -> None:
+        """Cut the connection, so that the client sees a broken transfer and never a clean end."""
+        if self.disconnected or self.response_complete:
+            return
+        self.flush_head()
+        self.disconnect()
+        self._connection.cut(reset=self._framing == UNTIL_CLOSE)
+
+    def inform(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send an interim answer such as 103 (Early Hints); does nothing where the client could not take it.
+
+        Raises RuntimeError for fields that cannot be sent.
+        """
+        if self.is_http_11 and self._framing == _NO_HEAD and not self.disconnected and 102 <= status <= 199:
+            self._transport.write(informational_head(status, fields))
+
+    def _fail(self) -> None:
+        if self.disconnected or self.response_complete:
+            return
+        if self.response_started:
+            self.abort()
+        else:
+            self._held = None
+            self._connection.refuse(InternalError("the application failed"))

@@ -1,0 +1,322 @@
+"""Reads request heads and chunked bodies, RFC 9112: one spelling for each meaning, everything else refused. No I/O.
+
+llhttp in its strict mode refuses most of what two parsers could read differently. What it lets through is closed
+here: runs of spaces in the request line, versions other than 1.0 and 1.1, transfer codings beside ``chunked``,
+Transfer-Encoding in HTTP/1.0. It never sees a body: lengths are counted and chunks decoded here, so that no byte is
+taken for the wrong request.
+"""
+
+from __future__ import annotations
+
+import re
+
+import httptools
+
+from gateway.errors import BadRequest, HeadersTooLarge, MethodNotImplemented, TargetTooLong
+from gateway.http.fields import Fields
+
+HEAD_END = b"\r\n\r\n"
+
+MAX_EXTENSION_BYTES = 4 * 1024
+"""Of the extensions of one chunk."""
+MAX_EXTENSIONS_BYTES = 64 * 1024
+"""Of the extensions of one body."""
+
+_MAX_METHOD_BYTES = 32
+_MAX_LENGTH = 2**63 - 1
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_METHOD = re.compile(_TOKEN)
+_CODINGS = re.compile(rb"(?:" + _TOKEN + rb"(?:[ \t]*;[^,]*)?[ \t]*,[ \t]*)*chunked", re.IGNORECASE)
+# Sizes beyond 16 digits overflow; white space around the size is read differently by different servers.
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?")
+_TRAILER_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
+_ABSOLUTE = re.compile(rb"https?://([^/?#@\\]+)([/?].*)?", re.IGNORECASE)
+_SPECIAL = frozenset([b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade"])
+
+
+class HeadReader:
+    """Reads one request head after the other; the results of the last one are its attributes.
+
+    ``max_header_bytes`` counts the field lines with their line ends, ``max_target_bytes`` the target as it was sent.
+    """
+
+    __slots__ = (
+        "_max_header_bytes",
+        "_max_headers",
+        "_max_target_bytes",
+        "_parser",
+        "_special",
+        "chunked",
+        "expects_continue",
+        "fields",
+        "is_http_11",
+        "keep_alive",
+        "length",
+        "method",
+        "target",
+        "upgrade",
+    )
+
+    def __init__(self, *, max_header_bytes: int, max_headers: int, max_target_bytes: int) -> None:
+        self._max_header_bytes = max_header_bytes
+        self._max_headers = max_headers
+        self._max_target_bytes = max_target_bytes
+        self._parser: httptools.HttpRequestParser | None = None
+        self._special: Fields = []
+        self.method = b""
+        self.target = b""
+        """In origin or asterisk form; an absolute target is taken apart."""
+        self.is_http_11 = True
+        self.fields: Fields = []
+        self.length: int | None = None
+        """What Content-Length announces, in bytes; None without the field."""
+        self.chunked = False
+        self.keep_alive = True
+        self.expects_continue = False
+        self.upgrade = b""
+        """The protocol that the client offers to switch to, in lower case; empty for none."""
+
+    # Called by the parser.
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in _SPECIAL:
+            self._special.append((name, value))
+        self.fields.append((name, value))
+
+    def read(self, head: bytes) -> None:
+        """Read a head that ends in an empty line.
+
+        Raises TargetTooLong, HeadersTooLarge, MethodNotImplemented (also for unknown transfer codings) and BadRequest.
+        """
+        line_end = head.find(b"\r\n")
+        self.method = self.target = b""
+        words = head[:line_end].split(b" ")
+        if len(words) > 1 and len(words[1]) > self._max_target_bytes:
+            raise TargetTooLong(f"a target of {len(words[1])} bytes")
+        if len(words) != 3:
+            raise BadRequest("the request line is not three words with a space between")
+        self.method, self.target, version = words
+        if len(head) - line_end - 4 > self._max_header_bytes:
+            raise HeadersTooLarge(f"a header section of {len(head) - line_end - 4} bytes")
+        field_count = head.count(b"\r\n") - 2
+        if field_count > self._max_headers:
+            raise HeadersTooLarge(f"{field_count} header fields")
+        if version == b"HTTP/1.1":
+            self.is_http_11 = self.keep_alive = True
+        elif version == b"HTTP/1.0":
+            self.is_http_11 = self.keep_alive = False
+        else:
+            raise BadRequest("the version is neither HTTP/1.0 nor HTTP/1.1")
+        self.fields = []
+        self._special = []
+        self.length = None
+        self.chunked = self.expects_continue = False
+        self.upgrade = b""
+        parser = self._parser or httptools.HttpRequestParser(self)
+        self._parser = None
+        is_reusable = self._parse(parser, head)
+        if len(self.fields) != field_count:
+            raise BadRequest("the header section has an empty line inside")
+        if self.target[0] != 0x2F:
+            self._take_apart()
+        if self._special:
+            self._judge(self._special)
+        if is_reusable and not self.length and not self.chunked:
+            # After a body, which it will not see, an upgrade or an error it cannot go on.
+            self._parser = parser
+
+    def check_partial(self, head: bytes | bytearray) -> None:
+        """Raise what is certain already about the beginning of a head: that it is longer than allowed."""
+        self.method = self.target = b""
+        space = head.find(b" ", 0, _MAX_METHOD_BYTES + 1)
+        if space < 0:
+            if len(head) > _MAX_METHOD_BYTES:
+                raise BadRequest("the request does not begin with a method")
+            return
+        line_end = head.find(b"\r\n")
+        if line_end < 0:
+            target_end = head.find(b" ", space + 1)
+            length = (len(head) if target_end < 0 else target_end) - space - 1
+            if length > self._max_target_bytes:
+                raise TargetTooLong(f"a target of more than {self._max_target_bytes} bytes")
+            if target_end >= 0 and len(head) - target_end > 16:
+                raise BadRequest("the request line does not end after the version")
+        elif len(head) - line_end - 2 > self._max_header_bytes + 1:
+            # One byte of the empty line may follow a section that is exactly as long as allowed.
+            raise HeadersTooLarge(f"a header section of more than {self._max_header_bytes} bytes")
+
+    def _parse(self, parser: httptools.HttpRequestParser, head: bytes) -> bool:
+        """Have the parser judge the head and call ``on_header``; whether it can go on with the next head."""
+        if self.method == b"CONNECT":
+            raise MethodNotImplemented("CONNECT")
+        try:
+            parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            return False
+        except httptools.HttpParserInvalidMethodError as error:
+            if _METHOD.fullmatch(self.method):
+                raise MethodNotImplemented(f"method {self.method.decode('ascii')}") from error
+            raise BadRequest("the method is not a token") from error
+        except httptools.HttpParserError as error:
+            raise BadRequest(str(error)) from error
+        return True
+
+    def _take_apart(self) -> None:
+        """Absolute form: the authority takes the place of the Host field, RFC 9112 section 3.2.2."""
+        if self.target == b"*":
+            if self.method != b"OPTIONS":
+                raise BadRequest("only OPTIONS has the target *")
+            return
+        match = _ABSOLUTE.fullmatch(self.target)
+        if match is None:
+            raise BadRequest("the target is neither a path nor an http URL")
+        authority, rest = match[1], match[2] or b""
+        if not rest:
+            rest = b"*" if self.method == b"OPTIONS" else b"/"
+        self.target = rest if rest[0] != 0x3F else b"/" + rest
+        for index, field in enumerate(self.fields):
+            if field[0] == b"host":
+                # A second Host stays, and is refused as such.
+                self.fields[index] = (b"host", authority)
+                return
+        if not self.is_http_11:
+            self.fields.insert(0, (b"host", authority))
+
+    def _judge(self, special: Fields) -> None:
+        codings: list[bytes] = []
+        options: list[bytes] = []
+        upgrades: list[bytes] = []
+        for name, value in special:
+            value = value.strip(b" \t")
+            if name == b"content-length":
+                self._judge_length(value)
+            elif name == b"transfer-encoding":
+                codings.append(value)
+            elif name == b"connection":
+                options += [option.strip() for option in value.lower().split(b",")]
+            elif name == b"upgrade":
+                upgrades.append(value.lower())
+            else:
+                self.expects_continue = self.is_http_11 and value.lower() == b"100-continue"
+        if options:
+            self.keep_alive = b"close" not in options and (self.is_http_11 or b"keep-alive" in options)
+            if b"upgrade" in options and self.is_http_11:
+                # Without the option the field is not meant for this connection, RFC 9110 section 7.8.
+                self.upgrade = b",".join(upgrades)
+        if codings:
+            self._judge_codings(codings)
+
+    def _judge_length(self, value: bytes) -> None:
+        if self.length is not None:
+            raise BadRequest("more than one Content-Length")
+        if not value.isdigit():
+            raise BadRequest("Content-Length is not a number")
+        self.length = int(value)
+        if self.length > _MAX_LENGTH:
+            raise BadRequest("Content-Length is too large")
+
+    def _judge_codings(self, codings: list[bytes]) -> None:
+        """RFC 9112 section 6.1: chunked, once, last, in HTTP/1.1, and without Content-Length."""
+        if self.length is not None:
+            raise BadRequest("both Content-Length and Transfer-Encoding")
+        if not self.is_http_11:
+            raise BadRequest("Transfer-Encoding in HTTP/1.0")
+        if len(codings) == 1 and codings[0].lower() == b"chunked":
+            self.chunked = True
+            return
+        applied = [name.strip().lower() for value in codings for name in value.split(b",")]
+        if b"chunked" not in applied[:-1] and _CODINGS.fullmatch(b",".join(codings)):
+            raise MethodNotImplemented("an unknown transfer coding", detail="The transfer coding is not supported.")
+        raise BadRequest("Transfer-Encoding is not exactly chunked")
+
+
+_SIZE, _DATA, _DATA_END, _TRAILER = range(4)
+
+
+class ChunkedDecoder:
+    """Takes a chunked body apart, RFC 9112 section 7.1. Extensions and trailers are checked and dropped."""
+
+    __slots__ = ("_extension_bytes", "_held", "_left", "_max_trailer_bytes", "_state", "_trailer_bytes", "complete")
+
+    def __init__(self, max_trailer_bytes: int) -> None:
+        self._max_trailer_bytes = max_trailer_bytes
+        self._trailer_bytes = 0
+        self._extension_bytes = 0
+        self._state = _SIZE
+        self._left = 0
+        """Bytes of the current chunk that are still to come."""
+        self._held = b""
+        """The beginning of a line whose end is still to come."""
+        self.complete = False
+
+    def feed(self, data: bytes, pieces: list[bytes]) -> bytes:
+        """Append the body bytes of ``data`` to ``pieces``; what follows the end of the body. Raises BadRequest."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        position, size = 0, len(data)
+        while position < size:
+            if self._state == _DATA:
+                end = min(position + self._left, size)
+                self._left -= end - position
+                pieces.append(data if end - position == size else data[position:end])
+                position = end
+                if not self._left:
+                    self._state = _DATA_END
+                continue
+            line_end = data.find(b"\r\n", position)
+            if line_end < 0:
+                self._hold(data[position:])
+                return b""
+            line = data[position:line_end]
+            position = line_end + 2
+            if self._state == _SIZE:
+                self._read_size(line)
+            elif self._state == _DATA_END:
+                if line:
+                    raise BadRequest("a chunk is longer than its size says")
+                self._state = _SIZE
+            elif line:
+                self._read_trailer(line)
+            else:
+                self.complete = True
+                return data[position:]
+        return b""
+
+    def _read_size(self, line: bytes) -> None:
+        match = _CHUNK_LINE.fullmatch(line)
+        if match is None:
+            raise BadRequest("a chunk size is malformed")
+        size = int(match[1], 16)
+        if size > _MAX_LENGTH:
+            raise BadRequest("a chunk size is too large")
+        extension_bytes = len(line) - len(match[1])
+        self._extension_bytes += extension_bytes
+        if extension_bytes > MAX_EXTENSION_BYTES or self._extension_bytes > MAX_EXTENSIONS_BYTES:
+            raise BadRequest("chunk extensions are too long")
+        self._left = size
+        self._state = _DATA if size else _TRAILER
+
+    def _read_trailer(self, line: bytes) -> None:
+        self._trailer_bytes += len(line) + 2
+        if self._trailer_bytes > self._max_trailer_bytes:
+            raise BadRequest("the trailer section is too long")
+        if _TRAILER_LINE.fullmatch(line) is None:
+            raise BadRequest("a trailer field is malformed")
+
+    def _hold(self, line: bytes) -> None:
+        """Keep the beginning of a line; raises BadRequest when no end can make it a good one."""
+        begun = line[:-1] if line.endswith(b"\r") else line
+        if b"\r" in begun or b"\n" in begun:
+            raise BadRequest("a bare CR or LF in the chunk framing")
+        if self._state == _DATA_END:
+            if begun:
+                raise BadRequest("a chunk is longer than its size says")
+        elif self._state == _SIZE:
+            if begun and _CHUNK_LINE.fullmatch(begun) is None:
+                raise BadRequest("a chunk size is malformed")
+            if len(begun) > 16 + MAX_EXTENSION_BYTES:
+                raise BadRequest("chunk extensions are too long")
+        elif self._trailer_bytes + len(begun) > self._max_trailer_bytes:
+            raise BadRequest("the trailer section is too long")
+        self._held = line

@@ -1,0 +1,527 @@
+"""A client's connection: bytes to ASGI and back, with the limits that only the server can hold.
+
+Serves under uvicorn in the place of its own protocol classes:
+
+    connections = Connections(Limits())
+    uvicorn.Config(app, http=functools.partial(GatewayProtocol, connections=connections))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import urllib.parse
+import uuid
+from typing import Any, cast
+
+from starlette.types import Scope
+from uvicorn.config import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+
+from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
+from gateway.http.problem import problem_response
+from gateway.server.cycle import Cycle
+from gateway.server.framing import HEAD_END, ChunkedDecoder, HeadReader
+from gateway.server.limits import BODY_GRACE_S, NEVER, Connections, Refusal, SendWatch
+from gateway.server.response_head import response_head
+from gateway.server.tls_facts import tls_facts
+from gateway.server.websocket import GatewayWebSocket
+
+# Of a request body, or of pipelined requests, that are kept while the application is busy with something else.
+HIGH_WATER_BYTES = 256 * 1024
+LINGER_BYTES = 1024 * 1024
+LINGER_S = 2.0
+# Connections beyond max_connections that may hear so at a time; the others are cut.
+_MAX_TURNED_AWAY = 256
+
+# What the connection waits for.
+_FIRST_BYTE, _HEAD, _EXCHANGE, _IDLE, _LINGER, _CLOSED = range(6)
+
+
+class GatewayProtocol(asyncio.Protocol):
+    """One connection. Requests are answered one after the other; what comes early waits in the buffer."""
+
+    __slots__ = (
+        "_app_state",
+        "_body_bytes",
+        "_body_left",
+        "_body_since",
+        "_buffer",
+        "_chunks",
+        "_client",
+        "_config",
+        "_cycle",
+        "_discarded",
+        "_paused_at",
+        "_phase",
+        "_read_paused",
+        "_reader",
+        "_scope",
+        "_send_watch",
+        "_server_state",
+        "_since",
+        "_tls",
+        "_transport",
+        "connections",
+        "deadline",
+        "is_sending",
+        "loop",
+        "write_paused",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        connections: Connections,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        limits = connections.limits
+        self.connections = connections
+        self.loop = _loop or asyncio.get_running_loop()
+        self._config = config
+        self._server_state = server_state
+        self._app_state = app_state
+        self._reader = HeadReader(
+            max_header_bytes=limits.max_header_bytes,
+            max_headers=limits.max_headers,
+            max_target_bytes=limits.max_target_bytes,
+        )
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self._client: tuple[str, int] | None = None
+        self._scope: Scope = {}
+        self._tls: dict[str, Any] | None = None
+        self._phase = _FIRST_BYTE
+        self._since = connections.clock()
+        """When the connection, or the request whose head is being read, began: before a TLS handshake."""
+        self.deadline = self._since + limits.header_timeout_s
+        self.is_sending = False
+        self._send_watch = SendWatch()
+        self.write_paused: asyncio.Event | None = None
+        """Set when the client takes more of its answer; None while it does."""
+        self._buffer: bytes | bytearray = b""
+        """The beginning of a head, or pipelined requests."""
+        self._cycle: Cycle | None = None
+        self._chunks: ChunkedDecoder | None = None
+        self._body_left = 0
+        self._body_bytes = 0
+        self._body_since = 0.0
+        self._read_paused = False
+        self._paused_at = 0.0
+        self._discarded = 0
+
+    # The transport's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the methods of asyncio.Transport, but not the class.
+        self._transport = transport = cast(asyncio.Transport, transport)
+        self._client = get_remote_addr(transport)
+        secure = is_ssl(transport)
+        if secure:
+            self._tls = tls_facts(transport.get_extra_info("ssl_object"))
+        # What the scopes of all requests have in common, in full: a copy costs half of building it.
+        self._scope = {
+            "type": "http",
+            "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "",
+            "scheme": "https" if secure else "http",
+            "path": "",
+            "raw_path": b"",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [],
+            "client": self._client,
+            "server": get_local_addr(transport),
+            "state": {},
+            "extensions": {},
+        }
+        connections = self.connections
+        connections.add(self)
+        self._server_state.connections.add(self)  # type: ignore[arg-type]
+        excess = len(connections) - connections.limits.max_connections
+        if excess > _MAX_TURNED_AWAY:
+            self.cut(reset=True)
+        elif excess > 0:
+            self.refuse(Overloaded(f"{len(connections)} connections"))
+        elif connections.draining:
+            self._close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._phase = _CLOSED
+        self.deadline = NEVER
+        self.is_sending = False
+        self.connections.discard(self)
+        self._server_state.connections.discard(self)
+        if self._cycle is not None:
+            self._cycle.disconnect()
+        self.resume_writing()
+        self._buffer = b""
+
+    def eof_received(self) -> bool:
+        # One that has left and one that only ends its side look alike, and upstreams must not work for the first.
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        phase = self._phase
+        if phase == _EXCHANGE:
+            self._continue_exchange(data)
+        elif phase < _EXCHANGE or phase == _IDLE:
+            self._read_head(data)
+        elif phase == _LINGER:
+            self._discarded += len(data)
+            if self._discarded > LINGER_BYTES:
+                self._close()
+
+    def pause_writing(self) -> None:
+        self.write_paused = asyncio.Event()
+        self.is_sending = True
+
+    def resume_writing(self) -> None:
+        if self.write_paused is not None:
+            self.write_paused.set()
+            self.write_paused = None
+
+    # uvicorn's side.
+
+    def shutdown(self) -> None:
+        """Begin to drain: an idle connection closes, a running exchange is the last one."""
+        if self._phase == _FIRST_BYTE or self._phase == _IDLE:
+            self._close()
+        elif self._cycle is not None:
+            self._cycle.keep_alive = False
+
+    # Requests.
+
+    def _read_head(self, data: bytes) -> None:
+        """Take ``data`` as the beginning, or more, of a request head."""
+        buffer = self._buffer
+        if buffer:
+            searched = max(0, len(buffer) - 3)
+            buffer += data
+            end = buffer.find(HEAD_END, searched)
+        else:
+            # Empty lines before a request line are ignored, RFC 9112 section 2.2.
+            while data[:2] == b"\r\n":
+                data = data[2:]
+            if not data:
+                return
+            buffer = data
+            end = data.find(HEAD_END)
+        try:
+            if end < 0:
+                self._begin_head(buffer)
+                self._reader.check_partial(buffer)
+                return
+            end += 4
+            size = len(buffer)
+            self._buffer = b""
+            self._reader.read(bytes(buffer[:end]) if end < size or buffer is not data else data)
+        except ClientError as error:
+            self.refuse(error)
+            return
+        self._begin_exchange(bytes(buffer[end:]) if end < size else b"")
+
+    def _begin_head(self, head: bytes | bytearray) -> None:
+        """Keep an incomplete head; its time runs from the connection's or the request's first moment."""
+        if isinstance(head, bytes):
+            head = bytearray(head)
+        self._buffer = head
+        if self._phase == _IDLE:
+            self._since = self.connections.clock()
+            self.deadline = self._since + self.connections.limits.header_timeout_s
+        self._phase = _HEAD
+
+    def _begin_exchange(self, rest: bytes) -> None:
+        """Start the application on a request whose head is read; ``rest`` is what came with it."""
+        reader = self._reader
+        has_body = reader.chunked or bool(reader.length)
+        if (
+            reader.upgrade == b"websocket"
+            and reader.method == b"GET"
+            and not has_body
+            and self._config.ws_protocol_class is not None
+        ):
+            self._become_websocket(rest)
+            return
+        self._phase = _EXCHANGE
+        self.deadline = NEVER
+        self._cycle = cycle = Cycle(
+            self,
+            self._transport,
+            reader.is_http_11,
+            reader.keep_alive and not self.connections.draining,
+            reader.method == b"HEAD",
+            not has_body,
+            has_body and reader.expects_continue,
+        )
+        target = reader.target
+        raw_path, _, query = target.partition(b"?")
+        path = raw_path.decode("ascii")
+        extensions: dict[str, Any] = {
+            "gateway.target": target,
+            "gateway.abort": cycle.abort,
+            "gateway.informational": cycle.inform,
+        }
+        if self._tls is not None:
+            extensions["tls"] = self._tls
+        scope: Scope = {**self._scope}
+        scope["method"] = reader.method.decode("ascii")
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = query
+        scope["headers"] = reader.fields
+        scope["state"] = self._app_state.copy()
+        scope["extensions"] = extensions
+        if not reader.is_http_11:
+            scope["http_version"] = "1.0"
+        if has_body:
+            self._begin_body(cycle)
+            if rest:
+                # What is malformed already never reaches the application.
+                try:
+                    rest = self._read_body(cycle, rest)
+                except BadRequest as error:
+                    self.refuse(error)
+                    return
+        self._buffer = rest
+        cycle.task = task = self.loop.create_task(cycle.run(self._config.loaded_app, scope))
+        self._server_state.tasks.add(task)
+
+    def _become_websocket(self, rest: bytes) -> None:
+        self._phase = _CLOSED
+        self.deadline = NEVER
+        self.connections.discard(self)
+        self._server_state.connections.discard(self)
+        socket_protocol = GatewayWebSocket(self._config, self._server_state, self._app_state, registry=self.connections)
+        socket_protocol.begin(
+            self._transport, target=self._reader.target, fields=self._reader.fields, rest=rest, tls=self._tls
+        )
+
+    def _continue_exchange(self, data: bytes) -> None:
+        """Bytes that come during an exchange: its body, then pipelined requests."""
+        cycle = self._cycle
+        assert cycle is not None
+        if not cycle.body_complete:
+            try:
+                data = self._read_body(cycle, data)
+            except BadRequest as error:
+                self.refuse(error)
+                return
+        if data:
+            # Requests are answered in order, RFC 9112 section 9.3.2: the next one is read when this one is done.
+            if not isinstance(self._buffer, bytearray):
+                self._buffer = bytearray(self._buffer)
+            self._buffer += data
+            if len(self._buffer) > HIGH_WATER_BYTES:
+                self._pause_reading()
+
+    # The request body.
+
+    def _begin_body(self, cycle: Cycle) -> None:
+        limits, reader = self.connections.limits, self._reader
+        self._chunks = ChunkedDecoder(limits.max_header_bytes) if reader.chunked else None
+        self._body_left = reader.length or 0
+        self._body_bytes = 0
+        self._body_since = self.connections.clock()
+        # One that waits for 100 (Continue) owes nothing yet.
+        self.deadline = NEVER if cycle.must_continue else self._body_deadline()
+
+    def _read_body(self, cycle: Cycle, data: bytes) -> bytes:
+        """Hand the body in ``data`` to the exchange; what follows its end. Raises BadRequest for bad chunks."""
+        chunks = self._chunks
+        self._body_bytes += len(data)
+        cycle.must_continue = False
+        if chunks is None:
+            left = self._body_left
+            if len(data) > left:
+                piece, rest = data[:left], data[left:]
+            else:
+                piece, rest = data, b""
+            self._body_left = left = left - len(piece)
+            cycle.add_body(piece)
+            complete = not left
+        else:
+            pieces: list[bytes] = []
+            rest = chunks.feed(data, pieces)
+            if pieces:
+                cycle.add_body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            complete = chunks.complete
+        if complete:
+            self.deadline = NEVER
+            cycle.end_body()
+        else:
+            self.deadline = self._body_deadline()
+        if cycle.queued_bytes > HIGH_WATER_BYTES:
+            self._pause_reading()
+        return rest
+
+    def _body_deadline(self) -> float:
+        """When the body is too late unless more of it comes: silence, or an average below the rate."""
+        limits = self.connections.limits
+        silent = self.connections.clock() + limits.body_timeout_s
+        if not limits.min_body_rate:
+            return silent
+        return min(silent, self._body_since + max(BODY_GRACE_S, self._body_bytes / limits.min_body_rate))
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused and self._phase != _CLOSED:
+            self._read_paused = True
+            self._paused_at = self.connections.clock()
+            # The silence is the application's from here on.
+            self.deadline = NEVER
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            now = self.connections.clock()
+            self._body_since += now - self._paused_at
+            cycle = self._cycle
+            if cycle is not None and not cycle.body_complete:
+                self.deadline = self._body_deadline()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    # The exchange's side.
+
+    def ask_for_body(self) -> None:
+        """Tell a client that waits for it to send its body, RFC 9110 section 10.1.1."""
+        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._body_since = self.connections.clock()
+        self.deadline = self._body_deadline()
+
+    def body_taken(self, cycle: Cycle) -> None:
+        """The application took a piece of the request body."""
+        if self._read_paused and cycle is self._cycle and cycle.queued_bytes < HIGH_WATER_BYTES:
+            self._resume_reading()
+
+    def response_done(self, cycle: Cycle) -> None:
+        """The last byte of the answer is written: on to the next request, or close."""
+        self._server_state.total_requests += 1
+        self._cycle = None
+        if self._transport.is_closing():
+            return
+        if not cycle.keep_alive:
+            if cycle.body_complete and not self._buffer:
+                self._close()
+            else:
+                self._linger()
+            return
+        connections = self.connections
+        if connections.draining:
+            self._close()
+            return
+        self._phase = _IDLE
+        self.deadline = connections.clock() + connections.limits.keep_alive_s
+        self.is_sending = True
+        if self._read_paused:
+            self._resume_reading()
+        if self._buffer:
+            waiting, self._buffer = bytes(self._buffer), b""
+            self._read_head(waiting)
+
+    def forget_task(self, task: asyncio.Task[None] | None) -> None:
+        """The application has returned."""
+        if task is not None:
+            self._server_state.tasks.discard(task)
+
+    def cut(self, *, reset: bool = False) -> None:
+        """Close without another byte. ``reset``: not even a clean end of the connection, which would end a body."""
+        if self._phase == _CLOSED:
+            return
+        if not reset:
+            self._close()
+            return
+        self._phase = _CLOSED
+        self.deadline = NEVER
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
+    # Refusals.
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answer ``error`` in the place of the application and close; cut when the application's answer has begun."""
+        if self._transport.is_closing():
+            return
+        cycle, self._cycle = self._cycle, None
+        can_answer = cycle is None or not cycle.response_started
+        if cycle is not None:
+            cycle.disconnect()
+        request_id = uuid.uuid4().hex
+        if self.connections.on_refused is not None:
+            self.connections.on_refused(self._refusal(error, request_id, can_answer))
+        if not can_answer:
+            self.cut(reset=True)
+            return
+        status, fields, body = problem_response(error, request_id, None)
+        is_head = self._reader.method == b"HEAD"
+        head, *_ = response_head(status, fields, is_head, True, False, self.connections.date_line)
+        self._transport.write(head if is_head else head + body)
+        self._linger()
+
+    def _refusal(self, error: GatewayError, request_id: str, answered: bool) -> Refusal:
+        return Refusal(
+            error=error,
+            client="unix" if self._client is None else self._client[0],
+            method=self._reader.method.decode("latin-1"),
+            target=self._reader.target.decode("latin-1"),
+            request_id=request_id,
+            answered=answered,
+        )
+
+    # Endings.
+
+    def _linger(self) -> None:
+        """Shut the write side and discard what still comes, so that closing does not reset the answer away.
+
+        RFC 9112 section 9.6.
+        """
+        self._phase = _LINGER
+        self._buffer = b""
+        self._discarded = 0
+        self.deadline = self.connections.clock() + LINGER_S
+        self.is_sending = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._resume_reading()
+
+    def _close(self) -> None:
+        """Close once everything written has left; the client has ``send_timeout_s`` for each byte of it."""
+        self._phase = _CLOSED
+        self.deadline = NEVER
+        self._buffer = b""
+        self.is_sending = True
+        self._transport.close()
+
+    # Deadlines.
+
+    def on_deadline(self, now: float) -> None:
+        """What the connection waits for has not come in time."""
+        self.deadline = NEVER
+        if self._phase == _HEAD:
+            self.refuse(RequestTimeout("the request head did not come in time"))
+        elif self._phase == _EXCHANGE:
+            self.refuse(RequestTimeout("the request body came too slowly"))
+        else:
+            # Nobody asked for anything, or everything is said.
+            self._close()
+
+    def check_sending(self, now: float) -> None:
+        """Cut a client that takes nothing of its answer."""
+        if self._send_watch.is_stalled(self._transport, now, self.connections.limits.send_timeout_s):
+            if self._cycle is not None:
+                self._cycle.disconnect()
+            self.cut(reset=True)
+        elif not self._transport.get_write_buffer_size():
+            self.is_sending = False

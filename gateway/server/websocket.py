@@ -1,0 +1,133 @@
+"""A connection that has become a WebSocket: uvicorn's protocol, entered with a request that is read already."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.types import Message
+from uvicorn.config import Config
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+from websockets.version import version as websockets_version
+
+from gateway.http.fields import Fields
+from gateway.server.limits import NEVER, Connections, SendWatch
+
+GOING_AWAY = 1001
+
+# Frames that may come before the application has accepted.
+_MAX_EARLY_BYTES = 64 * 1024
+# How long a client may take to answer a close frame.
+_CLOSE_S = 2.0
+# websockets reads a request only as bytes, and with its own limits for lines and fields: it gets this one.
+_PLACEHOLDER = b"GET / HTTP/1.1\r\n\r\n"
+
+
+class GatewayWebSocket(WebSocketsSansIOProtocol):
+    """The WebSocket side of a client's connection. ``registry`` counts it and watches how it takes what is sent."""
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], *, registry: Connections
+    ) -> None:
+        super().__init__(config, server_state, app_state, asyncio.get_running_loop())
+        self.deadline = NEVER
+        self.is_sending = False
+        self._registry = registry
+        self._send_watch = SendWatch()
+        self._early = b""
+
+    def begin(
+        self, transport: asyncio.Transport, *, target: bytes, fields: Fields, rest: bytes, tls: dict[str, Any] | None
+    ) -> None:
+        """Take the connection over: shake hands for a request that asked for it; ``rest`` came behind it."""
+        self.connection_made(transport)
+        self._registry.add(self)
+        transport.set_protocol(self)
+        self.conn.receive_data(_PLACEHOLDER)
+        self.conn.events_received()
+        headers = Headers([(name.decode("ascii"), _text(value)) for name, value in fields])
+        self.handle_connect(Request(target.decode("ascii"), headers))
+        if self.handshake_complete:
+            # Not a handshake that could be accepted; it is answered.
+            return
+        self.scope["headers"] = fields
+        extensions: dict[str, Any] = self.scope["extensions"]
+        extensions["gateway.target"] = target
+        extensions["gateway.abort"] = self.cut
+        if tls is not None:
+            extensions["tls"] = tls
+        self._early = rest
+
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_complete:
+            super().data_received(data)
+            return
+        self._early += data
+        if len(self._early) > _MAX_EARLY_BYTES and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]
+        await super().send(message)  # type: ignore[arg-type]
+        if self._early and self.handshake_complete:
+            early, self._early = self._early, b""
+            if self.read_paused:
+                self.read_paused = False
+                self.transport.resume_reading()
+            if not self.close_sent:
+                super().data_received(early)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._registry.discard(self)
+        self.is_sending = False
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.is_sending = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.is_sending = False
+
+    def shutdown(self) -> None:
+        """Tell the client and the application that the server goes away, and give the client a moment to answer."""
+        self.stop_keepalive()
+        if self.close_sent:
+            return
+        if not self.handshake_complete:
+            super().shutdown()
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": GOING_AWAY, "reason": ""})
+        self.conn.send_close(GOING_AWAY)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(_CLOSE_S, self.transport.close)
+
+    def cut(self, *, reset: bool = True) -> None:
+        """Close without a closing handshake."""
+        if reset:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def on_deadline(self, now: float) -> None:
+        """A WebSocket has no deadline of its own; pings find out whether the client is there."""
+
+    def check_sending(self, now: float) -> None:
+        """Cut a client that takes nothing of what is sent."""
+        if self._send_watch.is_stalled(self.transport, now, self._registry.limits.send_timeout_s):
+            self.cut()
+
+
+def _text(value: bytes) -> str:
+    # The spelling from which uvicorn makes the same bytes again.
+    if int(websockets_version.partition(".")[0]) >= 17:
+        return value.decode("latin-1")
+    return value.decode("ascii", "surrogateescape")

@@ -1,0 +1,113 @@
+"""How entries and purges are written in Redis: names of keys, and values as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Any
+
+from gateway.http.cache_key import CacheKey
+from gateway.http.caching import Freshness
+from gateway.http.vary import Selector, Selectors
+from gateway.stores.base import Entry, Purge
+
+FORMAT = 1
+"""Entries of another format are not there."""
+
+_FRESHNESS = Freshness.__slots__
+
+
+def digest(parts: Iterable[bytes | None]) -> str:
+    """A name that nobody can make collide; the parts cannot run into each other."""
+    hashed = blake2b(digest_size=20)
+    for part in parts:
+        hashed.update(b"-" if part is None else b"%d:%b" % (len(part), part))
+    return hashed.hexdigest()
+
+
+def key_digest(key: CacheKey) -> str:
+    """The name of a cache key."""
+    namespace, scheme, host, target, extras = key
+    return digest([namespace.encode("utf-8"), scheme.encode("utf-8"), host, target, *extras])
+
+
+def variant_digest(selectors: Selectors) -> str:
+    """The name of a variant among those of its key."""
+    return digest([part for name, value, exact in selectors for part in (name, value, b"%d" % exact)])
+
+
+def path_digest(url: bytes) -> str:
+    """The name under which all URLs of one path, whatever their query, are found again."""
+    return digest([url.partition(b"?")[0]])
+
+
+def dump_entry(entry: Entry) -> bytes:
+    """Everything but the body."""
+    freshness = entry.freshness
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "status": entry.status,
+            "fields": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in entry.fields],
+            "freshness": [getattr(freshness, name) for name in _FRESHNESS],
+            "size": entry.size,
+            "url": entry.url.decode("latin-1"),
+            "selectors": [[name.decode("latin-1"), _text(value), exact] for name, value, exact in entry.selectors],
+            "tags": sorted(tag.decode("latin-1") for tag in entry.tags),
+            "filtered": entry.filtered,
+            "requested_at": entry.requested_at,
+            "received_at": entry.received_at,
+            "body_id": entry.body_id,
+        },
+        separators=(",", ":"),
+    ).encode("ascii")
+
+
+def load_entry(value: bytes) -> Entry | None:
+    """An entry without its body; None for what is not of this format."""
+    try:
+        data = json.loads(value)
+        if data["format"] != FORMAT:
+            return None
+        return Entry(
+            status=int(data["status"]),
+            fields=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in data["fields"]],
+            freshness=Freshness(**dict(zip(_FRESHNESS, data["freshness"], strict=True))),
+            body=None,
+            size=int(data["size"]),
+            url=data["url"].encode("latin-1"),
+            selectors=tuple(
+                Selector(name.encode("latin-1"), _bytes(value), bool(exact)) for name, value, exact in data["selectors"]
+            ),
+            tags=frozenset(tag.encode("latin-1") for tag in data["tags"]),
+            filtered=bool(data["filtered"]),
+            requested_at=float(data["requested_at"]),
+            received_at=float(data["received_at"]),
+            body_id=str(data["body_id"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def dump_purge(purge: Purge) -> bytes:
+    """A purge for the log that late writers read."""
+    data: dict[str, Any] = {"url": _text(purge.url), "prefix": _text(purge.prefix), "tag": _text(purge.tag)}
+    return json.dumps({**data, "at": purge.at}, separators=(",", ":")).encode("ascii")
+
+
+def load_purge(value: bytes) -> Purge | None:
+    """A purge from the log."""
+    try:
+        data = json.loads(value)
+        return Purge(_bytes(data["url"]), _bytes(data["prefix"]), _bytes(data["tag"]), at=float(data["at"]))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
+
+
+def _bytes(value: str | None) -> bytes | None:
+    return None if value is None else value.encode("latin-1")

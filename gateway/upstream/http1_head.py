@@ -1,0 +1,168 @@
+"""The head of an HTTP/1.1 response, read strictly: RFC 9112 sections 2 to 6.
+
+Bytes in, values out; no I/O. What two parsers could read differently is refused, not repaired, and there is no second
+parser: what is validated here is exactly what the gateway goes by.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gateway.errors import BadUpstreamResponse
+from gateway.http.fields import Fields
+
+CHUNKED = -1
+"""Framing: the body is chunked."""
+UNTIL_CLOSE = -2
+"""Framing: the body ends with the connection."""
+
+Head = tuple[int, bytes, bytes, Fields, int, float | None]
+"""Status, HTTP version, reason, fields with lower-case names, framing (a length in bytes, CHUNKED or UNTIL_CLOSE) and
+for how many seconds the connection may idle afterwards: 0 forbids to use it again, None leaves it to the transport."""
+
+_StatusLine = tuple[int, bytes, bytes]
+
+# Everything that a field value may hold: HTAB, visible ASCII, space, obs-text. No CR, LF, NUL or other control byte.
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*"
+_STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9][0-9])(?: (%b))?" % _TEXT)
+_FIELD_LINE = re.compile(rb"([!#$%%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*(%b)" % _TEXT)
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_TIMEOUT = re.compile(rb"(?:^|,)[ \t]*timeout[ \t]*=[ \t]*\"?([0-9]{1,9})", re.IGNORECASE)
+
+_HEAD_START = b"HTTP/1."
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+
+_FRAMING_NAMES = frozenset([b"content-length", b"transfer-encoding", b"connection", b"keep-alive"])
+
+# An upstream repeats most of its lines from one response to the next: looking one up costs 0.1 us, parsing it 0.5.
+# A head of six fields takes 1.4 us, where httptools and the checks that it leaves to be made take 2.
+_MAX_KNOWN_LINES = 256
+_MAX_KNOWN_LINE_BYTES = 256
+
+
+class HeadParser:
+    """Parses the heads of one endpoint's responses, and remembers their lines."""
+
+    __slots__ = ("_fields", "_status_lines")
+
+    def __init__(self) -> None:
+        self._fields: dict[bytes, tuple[bytes, bytes]] = {}
+        self._status_lines: dict[bytes, _StatusLine] = {}
+
+    def parse(self, block: bytes) -> Head:
+        """The head in ``block``, which ends before the last line's CRLF. Raises BadUpstreamResponse."""
+        lines = block.split(b"\r\n")
+        first = lines.pop(0)
+        status_line = self._status_lines.get(first)
+        if status_line is None:
+            status_line = self._parse_status_line(first)
+        status, version, reason = status_line
+        known = self._fields
+        fields: Fields = []
+        framing_fields: Fields = []
+        for line in lines:
+            field = known.get(line)
+            if field is None:
+                field = self._parse_field_line(line)
+            fields.append(field)
+            if field[0] in _FRAMING_NAMES:
+                framing_fields.append(field)
+        framing, idle_s = _framing(framing_fields, version)
+        return status, version, reason, fields, framing, idle_s
+
+    def _parse_status_line(self, line: bytes) -> _StatusLine:
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise BadUpstreamResponse(f"a malformed status line: {line[:80]!r}")
+        version, digits, reason = match.groups()
+        status_line = int(digits), version, reason or b""
+        if len(self._status_lines) < _MAX_KNOWN_LINES and len(line) <= _MAX_KNOWN_LINE_BYTES:
+            self._status_lines[line] = status_line
+        return status_line
+
+    def _parse_field_line(self, line: bytes) -> tuple[bytes, bytes]:
+        field = parse_field_line(line)
+        known = self._fields
+        if len(line) <= _MAX_KNOWN_LINE_BYTES:
+            if len(known) >= _MAX_KNOWN_LINES:
+                known.clear()
+            known[line] = field
+        return field
+
+
+class PartialHead:
+    """A head that comes in several reads."""
+
+    __slots__ = ("_buffer", "_checked")
+
+    def __init__(self, data: bytes) -> None:
+        self._buffer = bytearray(data)
+        self._checked = 0
+
+    def add(self, data: bytes) -> tuple[int, bytes]:
+        """Where the empty line begins, and everything so far; -1 and nothing while it has not come."""
+        buffer = self._buffer
+        searched = max(0, len(buffer) - 3)
+        buffer += data
+        end = buffer.find(b"\r\n\r\n", searched)
+        return end, b"" if end < 0 else bytes(buffer)
+
+    def check(self, max_bytes: int) -> None:
+        """Refuse at once what can become a head no more, instead of waiting for its end: raises BadUpstreamResponse."""
+        buffer = self._buffer
+        if len(buffer) >= max_bytes:
+            raise BadUpstreamResponse("the response head is too large")
+        if not _HEAD_START.startswith(buffer[: len(_HEAD_START)]):
+            raise BadUpstreamResponse("what came is not an HTTP/1 response")
+        if _BARE_LF.search(buffer, self._checked):
+            raise BadUpstreamResponse("a bare line feed in the response head")
+        self._checked = len(buffer)
+
+
+def parse_field_line(line: bytes) -> tuple[bytes, bytes]:
+    """Name in lower case and value of a field line without its CRLF. Raises BadUpstreamResponse.
+
+    Folded lines, spaces before the colon, bare CR or LF and control bytes are refused, RFC 9112 section 5.
+    """
+    match = _FIELD_LINE.fullmatch(line)
+    if match is None:
+        # Only the name: a value may be somebody's secret.
+        raise BadUpstreamResponse(f"a malformed field line, {line.partition(b':')[0][:80]!r}")
+    return match[1].lower(), match[2].rstrip(b" \t")
+
+
+def _framing(fields: Fields, version: bytes) -> tuple[int, float | None]:
+    """Length of the body, RFC 9112 section 6.3, and whether the connection persists, section 9.3."""
+    length: bytes | None = None
+    coding: bytes | None = None
+    idle_s: float | None = None
+    says_close = says_keep_alive = False
+    for name, value in fields:
+        if name == b"content-length":
+            if length is not None or not _DIGITS.fullmatch(value):
+                raise BadUpstreamResponse(f"a malformed or repeated Content-Length: {value[:80]!r}")
+            length = value
+        elif name == b"transfer-encoding":
+            if coding is not None:
+                raise BadUpstreamResponse("more than one Transfer-Encoding")
+            coding = value.lower()
+        elif name == b"connection":
+            options = [option.strip() for option in value.lower().split(b",")]
+            says_close = says_close or b"close" in options
+            says_keep_alive = says_keep_alive or b"keep-alive" in options
+        elif match := _TIMEOUT.search(value):
+            # One second less than announced: the upstream's clock started earlier.
+            idle_s = max(0.0, int(match[1]) - 1.0)
+    if says_close or (version == b"HTTP/1.0" and not says_keep_alive):
+        idle_s = 0.0
+    if coding is not None:
+        if length is not None:
+            raise BadUpstreamResponse("both Content-Length and Transfer-Encoding")
+        if coding != b"chunked":
+            raise BadUpstreamResponse(f"an unknown Transfer-Encoding: {coding[:80]!r}")
+        if version == b"HTTP/1.0":
+            raise BadUpstreamResponse("Transfer-Encoding in an HTTP/1.0 response")
+        return CHUNKED, idle_s
+    if length is not None:
+        return int(length), idle_s
+    return UNTIL_CLOSE, idle_s

@@ -1,0 +1,469 @@
+"""An upstream: who gets the next request, and who waits.
+
+The endpoints that can take a request stand ready in a tuple, made anew when health, ejection, drain, membership or
+fullness changes and not for each request. During a reload two upstreams share endpoints: what happens to one of them
+is told to both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import secrets
+import time
+from collections.abc import Callable, Collection
+
+from gateway.errors import GatewayError, NoEndpoint, QueueFull, UpstreamTimeout
+from gateway.exchange import Scope
+from gateway.ticker import Ticker
+from gateway.upstream.balancing import make_balancer
+from gateway.upstream.budget import RetryBudget
+from gateway.upstream.endpoint import Endpoint, EndpointState, notify_owners, open_endpoints, state_of, why_out
+from gateway.upstream.health import HealthChecker
+from gateway.upstream.outlier import OutlierDetector
+from gateway.upstream.resolve import Lookup, Members, TransportFactory, lookup_host
+from gateway.upstream.settings import EndpointSettings, UpstreamSettings
+from gateway.upstream.slow_start import SlowStart
+from gateway.upstream.sticky import StickyCookie
+
+__all__ = ["TransportFactory", "Upstream"]
+
+_MAX_RETRY_AFTER_S = 60
+
+logger = logging.getLogger("gateway.upstream")
+
+
+class Upstream:
+    """A named group of endpoints.
+
+    ``try_acquire`` or ``acquire`` chooses an endpoint and counts the request in flight there, ``release`` counts it
+    back, ``record`` tells how an attempt went. Without ``start`` nothing is checked, looked up or timed out.
+    ``resolver`` looks host names up; by default the system does.
+    """
+
+    def __init__(
+        self,
+        settings: UpstreamSettings,
+        *,
+        transport_factory: TransportFactory,
+        ticker: Ticker,
+        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+        resolver: Lookup | None = None,
+        predecessor: Upstream | None = None,
+    ) -> None:
+        self.settings = settings
+        self._transport_factory = transport_factory
+        self._ticker = ticker
+        self._rng = rng
+        self._clock = clock
+        self._lookup = resolver or lookup_host
+        self.retry_budget = RetryBudget(settings.retry_budget, lambda: self.in_flight)
+        self._pick = make_balancer(settings.balance, settings.hash_on, rng).pick
+        self._sticky = _make_sticky(settings, predecessor)
+        self._slow_start = SlowStart(settings.slow_start_s)
+        self._outlier = OutlierDetector(settings.outlier) if settings.outlier else None
+        self._checker: HealthChecker | None = None
+        if settings.health is not None:
+            self._checker = HealthChecker(
+                settings.health,
+                lambda: self._members.endpoints,
+                upstream=settings.name,
+                rng=rng,
+                on_change=self._on_health,
+            )
+        self._open: tuple[Endpoint, ...] = ()
+        """Endpoints that are neither out nor kept in reserve, the full ones included."""
+        self._available: tuple[Endpoint, ...] = ()
+        """Those of them with room."""
+        self._only: Endpoint | None = None
+        """The one there is no choice but."""
+        self._by_cookie: dict[bytes, Endpoint] = {}
+        self._is_unsettled = False
+        """Whether time alone will change something."""
+        self._waiters: dict[_Waiter, None] = {}
+        self._is_serving = False
+        self._remove_sweep: Callable[[], None] | None = None
+        self._is_running = False
+        self._is_closed = False
+        self._successor: Upstream | None = None
+        self._members = Members(
+            settings,
+            self,
+            transport_factory=transport_factory,
+            lookup=self._lookup,
+            rng=rng,
+            on_change=self.on_change,
+            on_join=lambda endpoint: self._slow_start.begin(endpoint, clock()),
+        )
+        if predecessor is None:
+            self._members.found()
+        else:
+            self._members.adopt(predecessor._members)
+
+    # Requests.
+
+    def try_acquire(self, scope: Scope, tried: Collection[Endpoint] = ()) -> Endpoint | None:
+        """An endpoint for a request, counted in flight; None when all that are available are full.
+
+        Those in ``tried`` get it only when there is no other. Raises NoEndpoint.
+        """
+        endpoint = self._only
+        if endpoint is None:
+            if tried or self._sticky is not None or not self._available:
+                chosen = self._choose(scope, tried)
+                if chosen is None:
+                    return None
+                endpoint = chosen
+            else:
+                endpoint = self._pick(self._available, scope)
+        in_flight = endpoint.in_flight = endpoint.in_flight + 1
+        endpoint.requests += 1
+        if in_flight >= endpoint.limit or endpoint.ejection.half_open:
+            self._on_taken(endpoint)
+        return endpoint
+
+    async def acquire(self, scope: Scope, tried: Collection[Endpoint], timeout_s: float) -> Endpoint:
+        """An endpoint for a request, waiting for room in the order of arrival.
+
+        Raises NoEndpoint; QueueFull when too many wait or ``queue_timeout_s`` passes; UpstreamTimeout when
+        ``timeout_s`` passes first.
+        """
+        endpoint = self.try_acquire(scope, tried)
+        if endpoint is not None:
+            return endpoint
+        settings = self.settings
+        if self._is_closed or len(self._waiters) >= settings.max_pending or settings.queue_timeout_s <= 0:
+            raise QueueFull(f"upstream {settings.name}: all endpoints are full, {len(self._waiters)} requests wait")
+        waiter = _Waiter(scope, tried, self._clock(), timeout_s, settings.queue_timeout_s)
+        self._waiters[waiter] = None
+        try:
+            return await waiter.future
+        except BaseException:
+            # A place may have been given in the very moment in which the request was cancelled.
+            given = waiter.given()
+            if given is not None:
+                self.release(given)
+            raise
+        finally:
+            self._waiters.pop(waiter, None)
+
+    def release(self, endpoint: Endpoint) -> None:
+        """The request has ended; its place goes to whoever has waited longest."""
+        in_flight = endpoint.in_flight
+        endpoint.in_flight = in_flight - 1
+        if in_flight >= endpoint.limit or not endpoint.owners:
+            self._on_released(endpoint)
+
+    def record(self, endpoint: Endpoint, *, ok: bool, error: str = "") -> None:
+        """How one attempt went; what is the client's fault is not to be recorded. ``error`` is for the log."""
+        ejection = endpoint.ejection
+        if not ok:
+            endpoint.failures += 1
+            endpoint.last_error = error or endpoint.last_error
+            if endpoint.owners:
+                endpoint.owners[-1].on_failure(endpoint)
+        elif (ejection.recent or ejection.half_open) and self._outlier is not None:
+            now = self._clock()
+            if self._outlier.succeeded(ejection, now):
+                logger.info("endpoint %s of upstream %s is back", endpoint.label, self.settings.name)
+                self._slow_start.begin(endpoint, now)
+                endpoint.notify()
+
+    def sticky_cookie(self, scope: Scope, endpoint: Endpoint, secure: bool = False) -> bytes | None:
+        """The Set-Cookie value for a client that has no valid cookie for ``endpoint``; None when it has."""
+        sticky = self._sticky
+        if sticky is None or endpoint.cookie_id in sticky.ids_in(scope):
+            return None
+        return sticky.header(endpoint, secure=secure)
+
+    # Readings.
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All endpoints, in the order of the configuration."""
+        return self._members.endpoints
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight at all endpoints, those on their way out included."""
+        return sum(endpoint.in_flight for endpoint in (*self._members.endpoints, *self._members.leaving))
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait for a connection."""
+        return len(self._waiters)
+
+    @property
+    def decision(self) -> str:
+        """Why endpoints are out, for the log; empty when none is."""
+        if len(self._available) == len(self._members.endpoints) and not self._members.resolver.failing:
+            return ""
+        hosts = [f"{host} is not resolved" for host in self._members.resolver.failing]
+        return ", ".join([*filter(None, map(why_out, self._members.endpoints)), *hosts])
+
+    def snapshot(self) -> list[EndpointState]:
+        """How every endpoint is doing."""
+        return [state_of(endpoint) for endpoint in self._members.endpoints]
+
+    # Life.
+
+    async def start(self) -> None:
+        """Look names up, within ``connect_timeout_s`` seconds, and begin to check endpoints; once.
+
+        A name without an answer is no error: its upstream goes on asking. Raises what the start of a transport raises.
+        """
+        for endpoint in self._members.endpoints:
+            if self._checker is None:
+                endpoint.health.healthy = True
+            if self._outlier is None:
+                endpoint.ejection.clear()
+            if self._sticky is not None:
+                endpoint.cookie_id = self._sticky.id_of(endpoint)
+        await self._members.start(self._clock())
+        self._remove_sweep = self._ticker.add(self.sweep)
+        self._is_running = True
+        notify_owners(self._members.endpoints)
+
+    async def aclose(self) -> None:
+        """End the background work and whoever waits; close the transports that no other upstream shares."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._is_running = False
+        if self._remove_sweep is not None:
+            self._remove_sweep()
+        for waiter in list(self._waiters):
+            waiter.fail(NoEndpoint(f"upstream {self.settings.name} is closing"))
+        if self._checker is not None:
+            await self._checker.aclose()
+        await self._members.aclose()
+        self.on_change()
+
+    def successor(self, settings: UpstreamSettings) -> Upstream:
+        """The upstream that takes over once it is started: unchanged endpoints are the very same.
+
+        What was changed at run time stays where the configuration says nothing new. Until that start, and after it
+        when the successor is closed first, this upstream goes on checking and looking up itself.
+        """
+        self._successor = Upstream(
+            settings,
+            transport_factory=self._transport_factory,
+            ticker=self._ticker,
+            rng=self._rng,
+            clock=self._clock,
+            resolver=self._lookup,
+            predecessor=self,
+        )
+        return self._successor
+
+    def sweep(self, now: float) -> None:
+        """What time brings; called on every tick."""
+        for waiter in list(self._waiters):
+            waiter.expire(now, self.settings.name)
+        if self._is_unsettled:
+            self._advance(now)
+        if not self._is_superseded:
+            if self._checker is not None:
+                self._checker.sweep(now)
+            self._members.resolver.sweep(now)
+
+    # Changes at run time.
+
+    def add(self, settings: EndpointSettings) -> None:
+        """Take in another endpoint; a host name joins with its first answer. Raises ValueError when it is known."""
+        self._members.add(settings)
+
+    def remove(self, label: str) -> None:
+        """Send nothing more to an endpoint, or to all addresses of a name; close it when its requests have ended.
+
+        This and the following raise LookupError for an unknown label.
+        """
+        self._members.remove(label)
+
+    def drain(self, label: str, on: bool = True) -> None:
+        """Send no new requests to an endpoint, or to all addresses of a name; with ``on`` False, send them again."""
+        self._members.change(label, drain=on)
+
+    def set_weight(self, label: str, weight: int) -> None:
+        """Change the share of an endpoint, or of each address of a name; 0: nothing."""
+        if weight < 0:
+            raise ValueError(f"a weight is at least 0, not {weight}")
+        self._members.change(label, weight=weight)
+
+    # What endpoints tell.
+
+    def on_change(self) -> None:
+        """Make the tuples anew; whoever waits may go on, or has nothing left to wait for."""
+        members = self._members.endpoints
+        self._open = open_endpoints(members, self.settings.panic)
+        self._available = tuple(endpoint for endpoint in self._open if endpoint.in_flight < endpoint.limit)
+        self._only = self._open[0] if len(self._open) == 1 == len(self._available) else None
+        self._is_unsettled = any(
+            endpoint.ejection.until is not None or endpoint.warming_since is not None for endpoint in members
+        )
+        if self._sticky is not None:
+            for endpoint in members:
+                endpoint.cookie_id = endpoint.cookie_id or self._sticky.id_of(endpoint)
+            self._by_cookie = {endpoint.cookie_id: endpoint for endpoint in members}
+        if self._waiters and not self._is_serving:
+            self._serve_waiters()
+
+    def on_room(self, endpoint: Endpoint) -> bool:
+        """Give the place that became free to the first that waits and wants it."""
+        if endpoint not in self._open or endpoint.ejection.half_open:
+            return False
+        for waiter in self._waiters:
+            if not waiter.future.done() and endpoint not in waiter.tried:
+                endpoint.in_flight += 1
+                endpoint.requests += 1
+                del self._waiters[waiter]
+                waiter.future.set_result(endpoint)
+                return True
+        return False
+
+    def on_failure(self, endpoint: Endpoint) -> None:
+        """Eject an endpoint that fails too often, if it can be spared."""
+        outlier = self._outlier
+        if outlier is None:
+            return
+        now = self._clock()
+        usable = [other for other in self._members.endpoints if other.is_usable]
+        ejected = sum(other.ejection.until is not None for other in usable)
+        can_be_spared = ejected < outlier.allowed(len(usable)) and any(
+            other.is_up for other in usable if other is not endpoint
+        )
+        if outlier.failed(endpoint.ejection, now, may_eject=can_be_spared and endpoint.is_usable):
+            for_s = (endpoint.ejection.until or now) - now
+            logger.warning("endpoint %s of upstream %s is ejected for %g s", endpoint.label, self.settings.name, for_s)
+            endpoint.notify()
+
+    def _on_health(self, endpoint: Endpoint) -> None:
+        if endpoint.health.healthy:
+            self._slow_start.begin(endpoint, self._clock())
+        endpoint.notify()
+
+    def _on_taken(self, endpoint: Endpoint) -> None:
+        """The last place is taken, or the trial has begun."""
+        if endpoint.ejection.half_open and endpoint.ejection.trial_since is None:
+            endpoint.ejection.begin_trial(self._clock())
+        endpoint.notify()
+
+    def _on_released(self, endpoint: Endpoint) -> None:
+        """A full endpoint has room again, or one that left has a request less to finish."""
+        if not endpoint.owners:
+            self._members.close_idle(endpoint)
+        elif endpoint.in_flight < endpoint.limit and not any(owner.on_room(endpoint) for owner in endpoint.owners):
+            endpoint.notify()
+
+    def _advance(self, now: float) -> None:
+        changed = []
+        for endpoint in self._members.endpoints:
+            is_warmer = self._slow_start.advance(endpoint, now)
+            outlier, ejection = self._outlier, endpoint.ejection
+            if (outlier is not None and outlier.advance(ejection, now, endpoint.in_flight)) or is_warmer:
+                changed.append(endpoint)
+        notify_owners(changed)
+
+    # Choosing.
+
+    def _choose(self, scope: Scope, tried: Collection[Endpoint]) -> Endpoint | None:
+        available = self._available
+        if not available:
+            if self._open:
+                return None
+            raise NoEndpoint(
+                f"upstream {self.settings.name}: {self.decision or 'no endpoint'}", retry_after_s=self._retry_after_s()
+            )
+        if tried:
+            left = tuple(endpoint for endpoint in available if endpoint not in tried)
+            if left:
+                available = left
+            elif any(endpoint not in tried for endpoint in self._open):
+                # A full endpoint is worth waiting for when all the others have failed this request.
+                return None
+        if self._sticky is not None:
+            for value in self._sticky.ids_in(scope):
+                endpoint = self._by_cookie.get(value)
+                if endpoint is not None and endpoint in available:
+                    return endpoint
+        return available[0] if len(available) == 1 else self._pick(available, scope)
+
+    def _serve_waiters(self) -> None:
+        self._is_serving = True
+        try:
+            for waiter in list(self._waiters):
+                if waiter.future.done():
+                    continue
+                try:
+                    endpoint = self.try_acquire(waiter.scope, waiter.tried)
+                except NoEndpoint as error:
+                    waiter.fail(error)
+                    continue
+                if endpoint is not None:
+                    del self._waiters[waiter]
+                    waiter.future.set_result(endpoint)
+        finally:
+            self._is_serving = False
+
+    def _retry_after_s(self) -> int:
+        """Seconds to the first return that can be foreseen."""
+        now = self._clock()
+        returns = [
+            endpoint.ejection.until - now for endpoint in self._members.endpoints if endpoint.ejection.until is not None
+        ]
+        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(min(returns, default=1.0))))
+
+    @property
+    def _is_superseded(self) -> bool:
+        """Whether a later upstream does the background work."""
+        later = self._successor
+        while later is not None and not later._is_running:
+            later = later._successor
+        return later is not None
+
+
+class _Waiter:
+    """A request that waits for room; times in seconds."""
+
+    __slots__ = ("_deadline", "_is_queue_timeout", "future", "scope", "tried")
+
+    def __init__(
+        self, scope: Scope, tried: Collection[Endpoint], now: float, timeout_s: float, queue_timeout_s: float
+    ) -> None:
+        self.scope = scope
+        self.tried = tried
+        self.future: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
+        self._is_queue_timeout = queue_timeout_s <= timeout_s
+        self._deadline = now + min(timeout_s, queue_timeout_s)
+
+    def expire(self, now: float, upstream: str) -> None:
+        """Give up when the deadline has passed."""
+        if now < self._deadline:
+            return
+        reason = f"upstream {upstream}: all endpoints stayed full"
+        self.fail(QueueFull(reason) if self._is_queue_timeout else UpstreamTimeout(reason, request_sent=False))
+
+    def fail(self, error: GatewayError) -> None:
+        """End the waiting with ``error``."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def given(self) -> Endpoint | None:
+        """The endpoint that was given, whether or not the request has taken notice."""
+        future = self.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            return future.result()
+        return None
+
+
+def _make_sticky(settings: UpstreamSettings, predecessor: Upstream | None) -> StickyCookie | None:
+    if settings.sticky is None:
+        return None
+    key = settings.sticky.key
+    if not key:
+        old = predecessor._sticky if predecessor is not None else None
+        key = old.key if old is not None else secrets.token_bytes(32)
+    return StickyCookie(settings.sticky, settings.name, key)

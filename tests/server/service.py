@@ -1,0 +1,100 @@
+"""A small service, run as a process of its own by the tests of ``serve``.
+
+python -m tests.server.service WORKERS BIND [slow-start | fails | tls FOLDER]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.server.launch import BindFailed, Limits, SideApp, StartFailed, Tls, serve
+from gateway.server.tls import Certificate, TlsSettings
+from tests.support.messages import answering
+
+
+class Service:
+    """/pid, /via, /slow (ends after a moment), /hang (never ends), /reloads."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+        self.reloads = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.live(receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.accept"})
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+            return
+        path = scope["path"]
+        if path in ("/slow", "/hang"):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+            await asyncio.sleep(0.3 if path == "/slow" else 1000)
+            await send({"type": "http.response.body", "body": b"ended"})
+            return
+        body = {"/pid": str(os.getpid()), "/via": os.environ["GATEWAY_VIA"], "/reloads": str(self.reloads)}[path]
+        await answering(200, [(b"content-length", b"%d" % len(body))], [body.encode()])(scope, receive, send)
+
+    async def live(self, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "lifespan.startup"
+        if self.fails:
+            await send({"type": "lifespan.startup.failed", "message": "it fails"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        assert (await receive())["type"] == "lifespan.shutdown"
+        print("lifespan over", flush=True)
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def reload(app: ASGIApp) -> None:
+    assert isinstance(app, Service)
+    app.reloads += 1
+    print("reloaded", os.getpid(), flush=True)
+
+
+async def beside(app: ASGIApp) -> None:
+    print("beside", flush=True)
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        print("beside over", flush=True)
+
+
+def main(workers: str, bind: str, *options: str) -> int:
+    logging.basicConfig(level=logging.INFO)
+    tls, redirect_from = None, None
+    if options[:1] == ("tls",):
+        folder = options[1]
+        tls = Tls(TlsSettings([Certificate(f"{folder}/a.pem", f"{folder}/a.key")]))
+        redirect_from = "127.0.0.1:0"
+    try:
+        serve(
+            lambda: Service("fails" in options),
+            binds=[bind],
+            limits=Limits(max_connections=100),
+            workers=int(workers),
+            shutdown_timeout_s=20 if "patient" in options else 1,
+            tls=tls,
+            redirect_from=redirect_from,
+            sides=[SideApp(["127.0.0.1:0"], lambda app: answering(200, [(b"content-length", b"4")], [b"side"]))],
+            on_reload=reload,
+            beside=beside,
+            ready=lambda addresses: print("ready", *addresses, flush=True),
+        )
+    except (BindFailed, StartFailed) as failure:
+        print(f"failed: {failure}", flush=True)
+        return 1
+    print("over", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

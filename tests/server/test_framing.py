@@ -1,0 +1,282 @@
+"""Heads and chunked bodies that two parsers could read differently."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import BadRequest, ClientError, HeadersTooLarge, MethodNotImplemented, TargetTooLong
+from gateway.server.framing import ChunkedDecoder, HeadReader
+
+
+def reader(max_header_bytes: int = 32768, max_headers: int = 100, max_target_bytes: int = 8192) -> HeadReader:
+    return HeadReader(max_header_bytes=max_header_bytes, max_headers=max_headers, max_target_bytes=max_target_bytes)
+
+
+def post(*fields: bytes, version: bytes = b"1.1") -> bytes:
+    return b"\r\n".join([b"POST / HTTP/" + version, b"Host: a", *fields, b"", b""])
+
+
+def get(line: bytes) -> bytes:
+    return line + b"\r\nHost: a\r\n\r\n"
+
+
+REFUSED = {
+    "both framings": post(b"Content-Length: 3", b"Transfer-Encoding: chunked"),
+    "both, other order": post(b"Transfer-Encoding: chunked", b"Content-Length: 3"),
+    "two lengths": post(b"Content-Length: 3", b"Content-Length: 3"),
+    "two different lengths": post(b"Content-Length: 3", b"Content-Length: 4"),
+    "signed length": post(b"Content-Length: +5"),
+    "length list": post(b"Content-Length: 5,5"),
+    "hex length": post(b"Content-Length: 0x5"),
+    "length with a space": post(b"Content-Length:  5 5"),
+    "empty length": post(b"Content-Length:"),
+    "negative length": post(b"Content-Length: -1"),
+    "length beyond 2^63": post(b"Content-Length: 9223372036854775808"),
+    "length beyond 2^64": post(b"Content-Length: 99999999999999999999"),
+    "chunked twice": post(b"Transfer-Encoding: chunked, chunked"),
+    "chunked in two fields": post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
+    "chunked not last": post(b"Transfer-Encoding: chunked, gzip"),
+    "identity": post(b"Transfer-Encoding: identity"),
+    "almost chunked": post(b"Transfer-Encoding: xchunked"),
+    "chunked with a parameter": post(b"Transfer-Encoding: chunked;a=b"),
+    "chunked with a vertical tab": post(b"Transfer-Encoding: \x0bchunked"),
+    "quoted chunked": post(b'Transfer-Encoding: "chunked"'),
+    "empty coding": post(b"Transfer-Encoding:"),
+    "chunked in HTTP/1.0": post(b"Transfer-Encoding: chunked", version=b"1.0"),
+    "space before the colon": post(b"X : a"),
+    "tab before the colon": post(b"X\t: a"),
+    "folded line": post(b"X: a", b" b"),
+    "folded with a tab": post(b"X: a", b"\tb"),
+    "folded first line": b"GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+    "no colon": post(b"X"),
+    "empty name": post(b": a"),
+    "space in a name": post(b"X Y: a"),
+    "obs-text in a name": post(b"X\xe9: a"),
+    "bare LF after the line": b"GET / HTTP/1.1\nHost: a\r\n\r\n",
+    "bare LF between fields": b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+    "bare CR in a value": post(b"X: a\rb"),
+    "CR before CRLF": b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n",
+    "bare LFs at the end of the head": b"GET / HTTP/1.1\r\nHost: a\n\nX: b\r\n\r\n",
+    "two spaces before the target": get(b"GET  / HTTP/1.1"),
+    "two spaces after the target": get(b"GET /  HTTP/1.1"),
+    "space at the end": get(b"GET / HTTP/1.1 "),
+    "tab for a space": get(b"GET\t/ HTTP/1.1"),
+    "space at the beginning": get(b" GET / HTTP/1.1"),
+    "space in the target": get(b"GET /a b HTTP/1.1"),
+    "no version": b"GET /\r\n\r\n",
+    "HTTP/0.9": get(b"GET / HTTP/0.9"),
+    "HTTP/1.2": get(b"GET / HTTP/1.2"),
+    "HTTP/1.10": get(b"GET / HTTP/1.10"),
+    "HTTP/2.0": get(b"GET / HTTP/2.0"),
+    "http in lower case": get(b"GET / http/1.1"),
+    "another protocol": get(b"GET / RTSP/1.0"),
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\n",
+    "method that is no token": get(b"G(T / HTTP/1.1"),
+    "control byte in the target": get(b"GET /\x01 HTTP/1.1"),
+    "obs-text in the target": get(b"GET /\xe9 HTTP/1.1"),
+    "relative target": get(b"GET a HTTP/1.1"),
+    "asterisk for GET": get(b"GET * HTTP/1.1"),
+    "another scheme": get(b"GET ftp://b/ HTTP/1.1"),
+    "credentials in the target": get(b"GET http://u:p@b/ HTTP/1.1"),
+    "no authority": get(b"GET http:///a HTTP/1.1"),
+}
+
+
+@pytest.mark.parametrize("head", REFUSED.values(), ids=REFUSED.keys())
+def test_ambiguous_head_is_refused(head: bytes) -> None:
+    with pytest.raises(BadRequest):
+        reader().read(head)
+
+
+@pytest.mark.parametrize("code", [*range(9), *range(10, 32), 127])
+@pytest.mark.parametrize("field", [b"X: a%cb", b"X%cY: a"])
+def test_control_byte_in_a_field_is_refused(code: int, field: bytes) -> None:
+    with pytest.raises(BadRequest):
+        reader().read(post(field % code))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        post(b"Transfer-Encoding: gzip, chunked"),
+        post(b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked"),
+        get(b"CONNECT b:443 HTTP/1.1"),
+        get(b"BREW / HTTP/1.1"),
+        get(b"get / HTTP/1.1"),
+    ],
+)
+def test_what_is_not_known_is_501(head: bytes) -> None:
+    with pytest.raises(MethodNotImplemented):
+        reader().read(head)
+
+
+def test_a_refused_head_leaves_nothing_for_the_next_one() -> None:
+    heads = reader()
+    for head in REFUSED.values():
+        with pytest.raises(BadRequest):
+            heads.read(head)
+        heads.read(post(b"Content-Length: 3"))
+        assert (heads.length, heads.chunked, heads.keep_alive, heads.upgrade) == (3, False, True, b"")
+        heads.read(get(b"GET /x HTTP/1.1"))
+        assert (heads.length, heads.target, heads.fields) == (None, b"/x", [(b"host", b"a")])
+
+
+@pytest.mark.parametrize(
+    ("fields", "version", "keep_alive"),
+    [
+        ([], b"1.1", True),
+        ([b"Connection: close"], b"1.1", False),
+        ([b"Connection: x, Close"], b"1.1", False),
+        ([b"Connection: keep-alive", b"Connection: close"], b"1.1", False),
+        ([], b"1.0", False),
+        ([b"Connection: Keep-Alive"], b"1.0", True),
+        ([b"Connection: keep-alive, close"], b"1.0", False),
+    ],
+)
+def test_keep_alive(fields: list[bytes], version: bytes, keep_alive: bool) -> None:
+    heads = reader()
+    heads.read(post(*fields, version=version))
+    assert heads.keep_alive is keep_alive
+
+
+@pytest.mark.parametrize(
+    ("fields", "upgrade"),
+    [
+        ([b"Upgrade: WebSocket", b"Connection: keep-alive, Upgrade"], b"websocket"),
+        ([b"Upgrade: h2c", b"Connection: upgrade"], b"h2c"),
+        ([b"Upgrade: websocket"], b""),
+        ([b"Connection: upgrade"], b""),
+        ([b"Upgrade: h2c", b"Upgrade: websocket", b"Connection: upgrade"], b"h2c,websocket"),
+    ],
+)
+def test_upgrade_needs_both_fields(fields: list[bytes], upgrade: bytes) -> None:
+    heads = reader()
+    heads.read(post(*fields))
+    assert heads.upgrade == upgrade
+
+
+# Limits at the byte.
+
+
+def test_target_is_limited_at_the_byte() -> None:
+    heads = reader(max_target_bytes=10)
+    heads.read(get(b"GET /123456789 HTTP/1.1"))
+    with pytest.raises(TargetTooLong):
+        heads.read(get(b"GET /1234567890 HTTP/1.1"))
+    heads.check_partial(b"GET /123456789")
+    heads.check_partial(b"GET /123456789 HTT")
+    with pytest.raises(TargetTooLong):
+        heads.check_partial(b"GET /1234567890")
+
+
+def test_header_section_is_limited_at_the_byte() -> None:
+    line = b"GET / HTTP/1.1\r\n"
+    section = b"Host: a\r\nX: 123\r\n"
+    heads = reader(max_header_bytes=len(section))
+    heads.read(line + section + b"\r\n")
+    longer = b"Host: a\r\nX: 1234\r\n"
+    with pytest.raises(HeadersTooLarge):
+        heads.read(line + longer + b"\r\n")
+    for end in range(len(line + section) + 1):
+        heads.check_partial((line + section + b"\r")[: end + 1])
+    with pytest.raises(HeadersTooLarge):
+        heads.check_partial(line + longer + b"X")
+
+
+def test_number_of_fields_is_limited() -> None:
+    heads = reader(max_headers=2)
+    heads.read(post(b"A: 1"))
+    with pytest.raises(HeadersTooLarge):
+        heads.read(post(b"A: 1", b"B: 1"))
+
+
+@pytest.mark.parametrize("head", [b"x" * 33, b"\x16\x03\x01" + b"\x00" * 40, b"GET / " + b"x" * 20])
+def test_what_can_be_no_request_line_is_refused_early(head: bytes) -> None:
+    with pytest.raises(BadRequest):
+        reader().check_partial(head)
+
+
+# Chunked bodies.
+
+BAD_CHUNKS = {
+    "no size": b"\r\nabc\r\n",
+    "sign": b"+3\r\nabc\r\n",
+    "hex prefix": b"0x3\r\nabc\r\n",
+    "space before": b" 3\r\nabc\r\n",
+    "space after": b"3 \r\nabc\r\n",
+    "letters": b"g\r\nabc\r\n",
+    "underscore": b"1_0\r\nabc\r\n",
+    "17 digits": b"00000000000000003\r\nabc\r\n",
+    "2^63": b"8000000000000000\r\n",
+    "2^64": b"10000000000000000\r\n",
+    "bare LF after the size": b"3\nabc\r\n",
+    "bare CR after the size": b"3\rabc\r\n",
+    "LF in an extension": b"3;a=\nb\r\nabc\r\n",
+    "CR in an extension": b"3;a=\rb\r\nabc\r\n",
+    "NUL in an extension": b"3;a=\x00\r\nabc\r\n",
+    "longer than its size": b"3\r\nabcd\r\n",
+    "LF after the data": b"3\r\nabc\n0\r\n\r\n",
+    "extension too long": b"3;" + b"x" * 4096 + b"\r\nabc\r\n",
+    "extensions too long": (b"1;" + b"x" * 4000 + b"\r\na\r\n") * 17,
+    "bare LF in a trailer": b"0\r\nA: b\nC: d\r\n\r\n",
+    "folded trailer": b"0\r\nA: b\r\n c\r\n\r\n",
+    "trailer without a colon": b"0\r\nA\r\n\r\n",
+    "trailers too long": b"0\r\n" + b"A: 1234567890\r\n" * 10 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("data", BAD_CHUNKS.values(), ids=BAD_CHUNKS.keys())
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_bad_chunk_is_refused_however_it_is_cut(data: bytes, step: int) -> None:
+    decoder = ChunkedDecoder(max_trailer_bytes=100)
+    with pytest.raises(BadRequest):
+        for start in range(0, len(data), step):
+            decoder.feed(data[start : start + step], [])
+
+
+@pytest.mark.parametrize("data", [b"3", b"3;" + b"x" * 5000, b"0\r\n" + b"A" * 200, b"3\r\nabcX"])
+def test_unfinished_line_is_bounded_too(data: bytes) -> None:
+    decoder = ChunkedDecoder(max_trailer_bytes=100)
+    if data == b"3":
+        assert decoder.feed(data, []) == b""
+    else:
+        with pytest.raises(BadRequest):
+            decoder.feed(data, [])
+
+
+def test_extension_of_exactly_4_kib_is_accepted() -> None:
+    pieces: list[bytes] = []
+    ChunkedDecoder(100).feed(b"3;" + b"x" * 4095 + b"\r\nabc\r\n", pieces)
+    assert pieces == [b"abc"]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.binary(max_size=10), st.integers(1, 50))
+def test_chunks_are_joined_again(chunks: list[bytes], rest: bytes, step: int) -> None:
+    data = b"".join(b"%x;e=1\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nT: x\r\n\r\n" + rest
+    decoder = ChunkedDecoder(100)
+    pieces: list[bytes] = []
+    left = b""
+    for start in range(0, len(data), step):
+        piece = data[start : start + step]
+        left += piece if decoder.complete else decoder.feed(piece, pieces)
+    assert decoder.complete
+    assert b"".join(pieces) == b"".join(chunks)
+    assert left == rest
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_reader_or_the_decoder(data: bytes) -> None:
+    for head in (data + b"\r\n\r\n", b"GET / HTTP/1.1\r\n" + data + b"\r\n\r\n"):
+        heads = reader()
+        try:
+            heads.check_partial(head)
+            heads.read(head[: head.index(b"\r\n\r\n") + 4])
+        except ClientError:
+            continue
+        assert not any(byte in name + value for name, value in heads.fields for byte in b"\r\n\x00")
+    try:
+        ChunkedDecoder(100).feed(data, [])
+    except BadRequest:
+        return

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.exchange import SCOPE_KEY, Exchange
+from gateway.upstream.balancing import (
+    First,
+    LeastRequests,
+    PowerOfTwo,
+    Random,
+    Rendezvous,
+    RoundRobin,
+    make_balancer,
+    make_key,
+)
+from gateway.upstream.endpoint import Endpoint
+from gateway.upstream.settings import Balance
+from tests.support.messages import http_scope
+from tests.upstream.test_endpoint import endpoints_of
+
+WEIGHTS = st.lists(st.integers(1, 20), min_size=1, max_size=8)
+
+
+def ports(endpoints: list[Endpoint]) -> list[int]:
+    return [endpoint.settings.port - 9000 for endpoint in endpoints]
+
+
+@pytest.mark.parametrize(
+    ("weights", "sequence"),
+    [
+        ((1, 1, 1), [1, 2, 3, 1, 2, 3, 1]),
+        ((5, 1, 1), [1, 1, 2, 1, 3, 1, 1]),
+        ((2, 1), [1, 2, 1, 1, 2, 1, 1]),
+        ((1,), [1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_round_robin_is_smooth(weights: tuple[int, ...], sequence: list[int]) -> None:
+    endpoints, balancer = endpoints_of(*weights), RoundRobin()
+
+    assert ports([balancer.pick(endpoints, {}) for _ in sequence]) == sequence
+
+
+@given(WEIGHTS)
+def test_a_round_gives_every_endpoint_its_weight(weights: list[int]) -> None:
+    endpoints, balancer = endpoints_of(*weights), RoundRobin()
+
+    for _ in range(2):
+        counts = Counter(balancer.pick(endpoints, {}) for _ in range(sum(weights)))
+        assert [counts[endpoint] for endpoint in endpoints] == weights
+
+
+def test_round_robin_goes_on_evenly_when_one_is_missing_for_a_while() -> None:
+    endpoints, balancer = endpoints_of(1, 1, 1), RoundRobin()
+    for _ in range(7):
+        balancer.pick(endpoints, {})
+    for _ in range(7):
+        balancer.pick(endpoints[:2], {})
+
+    counts = Counter(balancer.pick(endpoints, {}) for _ in range(30))
+
+    assert all(9 <= counts[endpoint] <= 11 for endpoint in endpoints)
+
+
+def test_least_requests_goes_by_load_for_the_weight() -> None:
+    light, heavy = endpoints_of(1, 4)
+    light.in_flight, heavy.in_flight = 2, 7
+
+    assert LeastRequests(random.Random(1)).pick((light, heavy), {}) is heavy
+    heavy.in_flight = 9
+    assert LeastRequests(random.Random(1)).pick((light, heavy), {}) is light
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers())
+def test_least_requests_never_takes_a_busier_one(in_flight: list[int], seed: int) -> None:
+    endpoints = endpoints_of(*[1] * len(in_flight))
+    for endpoint, count in zip(endpoints, in_flight, strict=True):
+        endpoint.in_flight = count
+
+    assert LeastRequests(random.Random(seed)).pick(endpoints, {}).in_flight == min(in_flight)
+
+
+@pytest.mark.parametrize("name", ["p2c", "least-requests", "random", "hash"])
+@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (1, 1, 1, 1), (4, 3, 2, 1)])
+def test_idle_endpoints_get_requests_by_weight(name: Balance, weights: tuple[int, ...]) -> None:
+    endpoints = endpoints_of(*weights)
+    # A header that is missing: then the hash goes by lot as well.
+    balancer = make_balancer(name, "header:X-Key", random.Random(7))
+
+    counts = Counter(balancer.pick(endpoints, http_scope()) for _ in range(20_000))
+
+    for endpoint, weight in zip(endpoints, weights, strict=True):
+        assert counts[endpoint] / 20_000 == pytest.approx(weight / sum(weights), abs=0.02)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=2, max_size=2), st.integers())
+def test_two_choices_among_two_take_the_less_loaded(state: list[tuple[int, int]], seed: int) -> None:
+    endpoints = endpoints_of(*[weight for weight, _ in state])
+    for endpoint, (_, in_flight) in zip(endpoints, state, strict=True):
+        endpoint.in_flight = in_flight
+
+    picked = PowerOfTwo(random.Random(seed)).pick(endpoints, {})
+
+    assert picked.in_flight / picked.share == min(endpoint.in_flight / endpoint.share for endpoint in endpoints)
+
+
+@given(WEIGHTS.filter(lambda weights: len(weights) > 1), st.integers())
+def test_two_choices_never_take_the_busiest_alone(weights: list[int], seed: int) -> None:
+    endpoints = endpoints_of(*weights)
+    endpoints[0].in_flight = 1000
+    balancer = PowerOfTwo(random.Random(seed))
+
+    assert all(balancer.pick(endpoints, {}) is not endpoints[0] for _ in range(20))
+
+
+def test_two_choices_spread_held_requests_nearly_evenly() -> None:
+    endpoints = endpoints_of(*[1] * 10)
+    balancer = PowerOfTwo(random.Random(3))
+    for _ in range(1000):
+        balancer.pick(endpoints, {}).in_flight += 1
+
+    assert all(90 <= endpoint.in_flight <= 110 for endpoint in endpoints)
+
+
+def test_first_takes_the_first() -> None:
+    endpoints = endpoints_of(1, 1, 1)
+
+    assert First().pick(endpoints, {}) is endpoints[0]
+    assert First().pick(endpoints[1:], {}) is endpoints[1]
+
+
+def test_new_weights_come_with_a_new_tuple() -> None:
+    endpoints, balancer = endpoints_of(1, 1), Random(random.Random(1))
+    balancer.pick(endpoints, {})
+    endpoints[0].weight = 0
+
+    assert {balancer.pick(tuple(list(endpoints)), {}) for _ in range(50)} == {endpoints[1]}
+
+
+def test_every_policy_of_the_configuration_exists() -> None:
+    names: list[Balance] = ["round-robin", "least-requests", "p2c", "random", "hash", "first"]
+    endpoints = endpoints_of(1)
+    for name in names:
+        assert make_balancer(name, "client-ip", random.Random(1)).pick(endpoints, http_scope()) is endpoints[0]
+
+
+KEYS = [b"client-%d" % number for number in range(3000)]
+
+
+def by_key(endpoints: tuple[Endpoint, ...], seed: int = 1) -> dict[bytes, Endpoint]:
+    balancer = Rendezvous(lambda scope: scope["key"], random.Random(seed))
+    return {key: balancer.pick(endpoints, {"key": key}) for key in KEYS}
+
+
+def test_a_key_stays_with_its_endpoint_in_every_process() -> None:
+    one, other = by_key(endpoints_of(1, 1, 1), seed=1), by_key(endpoints_of(1, 1, 1), seed=2)
+
+    assert {key: endpoint.label for key, endpoint in one.items()} == {key: e.label for key, e in other.items()}
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 3), (5, 1)])
+def test_keys_spread_by_weight(weights: tuple[int, ...]) -> None:
+    endpoints = endpoints_of(*weights)
+    counts = Counter(by_key(endpoints).values())
+
+    for endpoint, weight in zip(endpoints, weights, strict=True):
+        assert counts[endpoint] / len(KEYS) == pytest.approx(weight / sum(weights), abs=0.04)
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (4, 3, 2, 1)])
+def test_an_endpoint_that_goes_moves_only_its_own_keys(weights: tuple[int, ...]) -> None:
+    endpoints = endpoints_of(*weights)
+    before = by_key(endpoints)
+    for gone in endpoints:
+        after = by_key(tuple(endpoint for endpoint in endpoints if endpoint is not gone))
+        assert {key for key in KEYS if before[key] is not after[key]} == {k for k in KEYS if before[k] is gone}
+
+
+def test_a_heavier_endpoint_only_gains_keys() -> None:
+    endpoints = endpoints_of(1, 1, 1)
+    before = by_key(endpoints)
+    endpoints[0].weight = 3
+    after = by_key(endpoints)
+
+    moved = [key for key in KEYS if before[key] is not after[key]]
+    assert moved
+    assert all(after[key] is endpoints[0] for key in moved)
+
+
+def with_exchange(client: str) -> dict[str, Any]:
+    exchange = Exchange("GET", b"/")
+    exchange.client = client
+    return {**http_scope(), SCOPE_KEY: exchange}
+
+
+@pytest.mark.parametrize(
+    ("hash_on", "scope", "key"),
+    [
+        ("client-ip", http_scope(client="192.0.2.7"), b"192.0.2.7"),
+        ("client-ip", with_exchange("198.51.100.4"), b"198.51.100.4"),
+        ("client-ip", with_exchange(""), b"192.0.2.1"),
+        ("client-ip", {**http_scope(), "client": None}, None),
+        ("path", http_scope(target=b"/a%2Fb?q=1"), b"/a%2Fb"),
+        ("header:X-Key", http_scope(headers=[(b"x-key", b"1"), (b"x-key", b"2")]), b"1"),
+        ("header:X-Key", http_scope(headers=[(b"x-key", b"")]), None),
+        ("header:X-Key", http_scope(), None),
+        ("cookie:sid", http_scope(headers=[(b"cookie", b"a=1; sid=x=y"), (b"cookie", b"sid=z")]), b"x=y"),
+        ("cookie:sid", http_scope(headers=[(b"cookie", b"SID=1; xsid=2")]), None),
+        ("query:v", http_scope(target=b"/?u=1&v=2&v=3"), b"2"),
+        ("query:v", http_scope(target=b"/?vv=2&v"), None),
+    ],
+)
+def test_what_is_hashed(hash_on: str, scope: dict[str, Any], key: bytes | None) -> None:
+    assert make_key(hash_on)(scope) == key
+
+
+@pytest.mark.parametrize("hash_on", ["", "host", "header:", "client"])
+def test_unknown_keys_are_refused(hash_on: str) -> None:
+    with pytest.raises(ValueError, match="hashed"):
+        make_key(hash_on)
