@@ -7,7 +7,8 @@
     ~^/v[0-9]+/          a regular expression, matched from the start
     *.example.com        any subdomain, at any depth
 
-Patterns are compared with what requests mean: paths decoded, hosts in lower case without port. Two patterns are equal
+Patterns are compared with what requests mean: paths decoded, hosts in lower case without port. The text of a pattern
+may be written decoded or with percent escapes: ``/café`` and ``/caf%C3%A9`` are one pattern. Two patterns are equal
 when they admit the same requests for the same reason, whatever their names are called.
 """
 
@@ -22,6 +23,9 @@ from urllib.parse import unquote_to_bytes
 Segment = bytes | None
 """A decoded literal, or None for a name."""
 
+Matcher = Callable[[str], object]
+"""Gives something true when a text matches from its start."""
+
 LITERAL, END, NAME, TAIL, REGEX = range(5)
 """How specific each position of a path pattern is, the most specific first."""
 
@@ -30,6 +34,8 @@ _TAIL_NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\*\}")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")
 _ENCODED_SLASH = re.compile(rb"%2[fF]")
+_MAX_SEGMENTS = 128
+"""Of a pattern; the table descends by one call a segment."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +72,14 @@ class PathPattern:
         return (*kinds, TAIL if self.has_tail else END)
 
     @cached_property
-    def search(self) -> Callable[[str], object]:
+    def match_regex(self) -> Matcher:
         """Matches a decoded path with the regular expression, from its start."""
-        import re2
-
-        options = re2.Options()
-        options.log_errors = False
-        matcher: Callable[[str], object] = re2.compile(self.regex, options).match
-        return matcher
+        return compile_regex(self.regex)
 
     def covers(self, other: PathPattern) -> bool:
         """Whether this pattern matches every path that ``other`` does; False when that cannot be seen."""
         if self.regex or other.regex:
-            return self == other
+            return self in (other, EVERY_PATH)
         for index, segment in enumerate(self.segments):
             if index >= len(other.segments) or (segment is not None and segment != other.segments[index]):
                 return False
@@ -116,6 +117,8 @@ class HostPattern:
 
 ANY_HOST_RANK = (2, 0)
 
+EVERY_PATH = PathPattern(has_tail=True, text="/*")
+
 
 def parse_path(text: str) -> PathPattern:
     """A pattern from its text; ValueError in words for the user."""
@@ -136,6 +139,8 @@ def parse_path(text: str) -> PathPattern:
     segments: list[Segment] = []
     names: list[str] = []
     tail_name, has_tail = "", False
+    if len(parts) > _MAX_SEGMENTS:
+        raise ValueError(f"has more than {_MAX_SEGMENTS} segments")
     for index, part in enumerate(parts):
         is_last = index == len(parts) - 1 and not ends_with_slash
         tail = _TAIL_NAME.fullmatch(part)
@@ -172,25 +177,39 @@ def _parse_regex(text: str) -> PathPattern:
     pattern = PathPattern(regex=text[1:], text=text)
     if not pattern.regex:
         raise ValueError("has no regular expression after ~")
+    pattern.match_regex  # noqa: B018 - compiles
+    return pattern
+
+
+def compile_regex(expression: str) -> Matcher:
+    """A regular expression in the linear-time engine; ValueError in words for the user."""
     try:
-        pattern.search  # noqa: B018 - compiles
+        import re2
     except ImportError:
         raise ValueError('a regular expression needs the linear-time engine: pip install "gateway[regex]"') from None
-    except Exception as error:  # re2.error; the name is not importable without the extra
+    options = re2.Options()
+    options.log_errors = False
+    # A path may hold an encoded line break: it must not slip past what "." guards.
+    options.dot_nl = True
+    try:
+        matcher: Matcher = re2.compile(expression, options).match
+    except re2.error as error:
         reason = error.args[0] if error.args else error
         raise ValueError(
             f"is no regular expression: {reason.decode() if isinstance(reason, bytes) else reason}"
         ) from None
-    return pattern
+    return matcher
 
 
 def parse_host(text: str) -> HostPattern:
     """A pattern from its text; ValueError in words for the user."""
-    name = text.lower().rstrip(".")
+    name = text.lower().removesuffix(".")
     is_wildcard = name.startswith("*.")
     name = name[2:] if is_wildcard else name
     if name.startswith("[") and name.endswith("]") and not is_wildcard:
         return HostPattern(_ipv6(name))
+    if name.count(":") > 1:
+        raise ValueError('an IPv6 address stands in brackets, without a port, as in "[::1]"')
     if ":" in name:
         raise ValueError("must not name a port: hosts are matched without it")
     if "*" in name:

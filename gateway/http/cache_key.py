@@ -144,10 +144,8 @@ def parse_public_url(url: str) -> bytes:
 def with_root(url: bytes) -> bytes:
     """``url`` with the path that every URL has: ``https://host`` is ``https://host/``."""
     head, mark, rest = url.partition(b"://")
-    if b"/" not in rest:
-        host, question, query = rest.partition(b"?")
-        return b"%b%b%b/%b%b" % (head, mark, host, question, query)
-    return url
+    host, question, query = rest.partition(b"?")
+    return url if b"/" in host else b"%b%b%b/%b%b" % (head, mark, host, question, query)
 
 
 def covers(url: bytes, stored: bytes) -> bool:

@@ -166,7 +166,8 @@ def judge(
     reason = _refusal(status, fields, directives, authorized=authorized, no_store=no_store, policy=policy)
     if not reason and names is None:
         reason = "vary *"
-    if not reason and freshness.keep_until <= received_at:
+    # As of when it was asked for: those who asked meanwhile may share it, even if it arrives too late to be stored.
+    if not reason and freshness.keep_until <= requested_at:
         reason = "no freshness and no validator"
     if names is not None and b"accept-encoding" not in names and get_first(fields, b"content-encoding") is not None:
         # Many upstreams code bodies without saying that this depends on the request.

@@ -27,6 +27,8 @@ _FORMS = (
     re.compile(_DAY_NAME + rb" " + _MONTH + rb" (?P<day>[0-9]{2}| [0-9]) " + _TIME + rb" (?P<year>[0-9]{4})"),
 )
 
+_YEAR_S = 31556952  # The mean Gregorian year.
+_LONGEST = len(b"Wednesday, 06-Nov-94 08:49:37 GMT")
 _LATEST_S = 253402300799  # The last second of year 9999: later ones have no HTTP date.
 
 
@@ -55,6 +57,12 @@ def parse_http_date(value: bytes, now: float) -> float | None:
     ``now`` decides the century of a two-digit year: one that looks more than 50 years ahead is in the past.
     """
     value = value.strip(b" \t")
+    this_year = 1970 + int(now // _YEAR_S)
+    # The same Date comes with every answer of a second.
+    return _parse_cached(value, this_year) if len(value) <= _LONGEST else None
+
+
+def _parse(value: bytes, this_year: int) -> float | None:
     for form in _FORMS:
         match = form.fullmatch(value)
         if match is not None:
@@ -66,8 +74,10 @@ def parse_http_date(value: bytes, now: float) -> float | None:
     if not 1 <= day <= _DAYS_IN_MONTH[month - 1] or hour > 23 or minute > 59 or second > 60:
         return None
     if len(match["year"]) == 2:
-        this_year = gmtime(now).tm_year
         year += this_year - this_year % 100
         if year > this_year + 50:
             year -= 100
     return float(timegm((year, month, day, hour, minute, second)))
+
+
+_parse_cached = lru_cache(maxsize=256)(_parse)

@@ -15,8 +15,9 @@ from gateway.patterns import decode_segment
 
 MAX_CACHED_BYTES = 256
 
-# Control bytes, space, #, backslash, DEL and raw bytes from 0x80; a % that begins no escape; an encoded NUL.
-_UNSAFE_PATH = re.compile(rb"[\x00-\x20#\\\x7f-\xff]|%(?![0-9A-Fa-f]{2})|%00")
+# Control bytes, space, #, ? (it would begin a query), backslash, DEL and raw bytes from 0x80; a % that begins no
+# escape; an encoded NUL.
+_UNSAFE_PATH = re.compile(rb"[\x00-\x20#?\\\x7f-\xff]|%(?![0-9A-Fa-f]{2})|%00")
 _UNSAFE_QUERY = re.compile(rb"[\x00-\x20#\x7f-\xff]")
 _OTHER_SEPARATOR = re.compile(rb"%2[fF]|%5[cC]")
 _NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\*?\}")
@@ -24,44 +25,45 @@ _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)", re.DOTALL)
 
 
 class RequestPath:
-    """A safe path, read for matching.
+    """A safe path, read for matching; never changed, for it is shared between requests.
 
-    ``segments`` are decoded, runs of slashes counting as one and an encoded slash staying ``%2F``; ``starts`` are their
-    offsets in ``raw``. ``second`` is the path as an upstream would read it that takes encoded slashes and backslashes
-    for separators, None where that makes no difference.
+    ``segments`` are decoded, runs of slashes counting as one and an encoded slash staying ``%2F``. ``second`` is the
+    path as an upstream would read it that takes encoded slashes and backslashes for separators, None where that makes
+    no difference.
     """
 
-    __slots__ = ("ends_with_slash", "raw", "second", "segments", "starts")
+    __slots__ = ("raw", "second", "segments", "trailing_slash")
 
-    def __init__(self, raw: bytes, segments: tuple[bytes, ...], starts: tuple[int, ...]) -> None:
+    def __init__(self, raw: bytes, segments: tuple[bytes, ...]) -> None:
         self.raw = raw
         self.segments = segments
-        self.starts = starts
-        self.ends_with_slash = bool(segments) and raw.endswith(b"/")
+        self.trailing_slash = bool(segments) and raw.endswith(b"/")
         self.second: RequestPath | None = None
 
-    def tail(self, index: int) -> bytes:
-        """The client's bytes from segment ``index`` on."""
-        return self.raw[self.starts[index] :] if index < len(self.starts) else b""
+    @property
+    def raw_segments(self) -> tuple[bytes, ...]:
+        """The client's bytes of each segment."""
+        return tuple([part for part in self.raw.split(b"/") if part]) if self.segments else ()
 
-    def raw_segment(self, index: int) -> bytes:
-        """The client's bytes of one segment."""
-        start = self.starts[index]
-        end = self.raw.find(b"/", start)
-        return self.raw[start:] if end < 0 else self.raw[start:end]
+    def tail(self, count: int) -> bytes:
+        """The client's bytes after the first ``count`` segments.
+
+        They begin with a segment, never with a slash: a redirect to ``/{rest}`` must not become ``//host``.
+        """
+        return strip_segments(self.raw, count).lstrip(b"/") if count < len(self.segments) else b""
 
     @property
     def decoded(self) -> str:
         """The whole path as regular expressions see it."""
-        slash = "/" if self.ends_with_slash else ""
+        slash = "/" if self.trailing_slash else ""
         return "/" + b"/".join(self.segments).decode("utf-8", "replace") + slash
 
 
 def read_path(raw_path: bytes) -> RequestPath:
     """Read a path of a request; BadRequest when two servers could read it in two ways.
 
-    Refused are ``.`` and ``..`` segments in any spelling, an encoded NUL, broken escapes, backslashes, ``#``, control
-    bytes and bytes from 0x80. ``*`` (OPTIONS *) reads as a path without segments.
+    Refused are ``.`` and ``..`` segments in any spelling, an encoded NUL, broken escapes, backslashes, ``#``, ``?``,
+    control bytes and bytes from 0x80. ``*``, which is for OPTIONS only, reads as a path without segments.
     """
     if len(raw_path) <= MAX_CACHED_BYTES:
         return _read_cached(raw_path)
@@ -76,7 +78,7 @@ def check_query(query: bytes) -> None:
 
 def _read(raw_path: bytes) -> RequestPath:
     if raw_path == b"*":
-        return RequestPath(raw_path, (), ())
+        return RequestPath(raw_path, ())
     if not raw_path.startswith(b"/"):
         raise BadRequest("the target is no path")
     if _UNSAFE_PATH.search(raw_path):
@@ -91,18 +93,16 @@ _read_cached = lru_cache(maxsize=4096)(_read)
 
 
 def _segmented(raw: bytes) -> RequestPath:
-    segments, starts = [], []
-    offset = 0
-    for part in raw.split(b"/"):
-        if part:
-            segment = decode_segment(part) if b"%" in part else part
-            # Some servers cut ;parameters off before they resolve dots.
-            if segment[0] == 0x2E and segment.split(b";", 1)[0] in (b".", b".."):
-                raise BadRequest("the path contains a . or .. segment")
-            segments.append(segment)
-            starts.append(offset)
-        offset += len(part) + 1
-    return RequestPath(raw, tuple(segments), tuple(starts))
+    segments = [part for part in raw.split(b"/") if part]
+    if b"%" in raw:
+        segments = [decode_segment(part) for part in segments]
+    elif b"/." not in raw:
+        return RequestPath(raw, tuple(segments))
+    for segment in segments:
+        # Some servers cut ;parameters off before they resolve dots.
+        if segment[0] == 0x2E and segment.split(b";", 1)[0] in (b".", b".."):
+            raise BadRequest("the path contains a . or .. segment")
+    return RequestPath(raw, tuple(segments))
 
 
 class Template:
@@ -204,12 +204,13 @@ def split_absolute(target: bytes) -> tuple[bytes, bytes] | None:
 def cut_root_path(raw_path: bytes, root_path: str) -> bytes:
     """``raw_path`` without the prefix that an application is mounted under, cut at a segment boundary.
 
-    ``root_path`` is decoded, as ASGI has it. A path that does not begin with it is returned as it is.
+    ``root_path`` may be decoded, as ASGI has it, or percent-encoded. A path that does not begin with it is returned as
+    it is: some servers leave the prefix out of ``raw_path``.
     """
     root = [part for part in root_path.split("/") if part]
     if not root:
         return raw_path
-    parts = [part for part in raw_path.split(b"/") if part][: len(root)]
-    if [unquote(part.decode("latin-1")) for part in parts] != root:
+    parts = [unquote(part.decode("latin-1")) for part in raw_path.split(b"/") if part][: len(root)]
+    if parts != root and parts != [unquote(part) for part in root]:
         return raw_path
     return strip_segments(raw_path, len(root)) or b"/"

@@ -7,6 +7,8 @@ app.add_middleware(CacheMiddleware, ttl_s=60)
     cache_answer   answers made from what is stored
     cache_fetch    answers that have to come from the upstream: leading and joining
     cache_flight   one request to the upstream, shared
+    cache_plan     what a flight needs of its route and of the cache
+    cache_turn     who of several processes fetches
     cache_body     a body that is still coming, read by many
     cache_past     requests that go past the store; invalidation
     cache_report   Cache-Status and the log
@@ -31,9 +33,9 @@ from gateway.http.fields import get_first
 from gateway.http.vary import Selectors, selectors_of, selects
 from gateway.middleware.cache_answer import holds_already, send_entry, send_head_only
 from gateway.middleware.cache_fetch import Fetcher
-from gateway.middleware.cache_flight import FlightPlan
 from gateway.middleware.cache_handle import Cache
 from gateway.middleware.cache_past import PastStore, PublicParts
+from gateway.middleware.cache_plan import FlightPlan
 from gateway.middleware.cache_report import Report, note
 from gateway.middleware.cache_request import DECIDING_FIELDS, CacheRequest
 from gateway.stores.base import CacheStore, Entry

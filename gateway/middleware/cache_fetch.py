@@ -13,8 +13,9 @@ from gateway.http.fields import without
 from gateway.http.vary import Selectors, selectors_of
 from gateway.middleware.cache_answer import holds_already, send_entry
 from gateway.middleware.cache_body import Reader
-from gateway.middleware.cache_flight import Flight, FlightPlan
+from gateway.middleware.cache_flight import Flight
 from gateway.middleware.cache_handle import Cache
+from gateway.middleware.cache_plan import FlightPlan
 from gateway.middleware.cache_report import Report, note
 from gateway.middleware.cache_request import CacheRequest
 from gateway.stores.base import Entry

@@ -14,93 +14,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
-from starlette.types import ASGIApp, Message
+from starlette.types import Message
 
 from gateway.errors import ClientLeft, GatewayError, ResponseBroken
 from gateway.exchange import WHOLE_FOLLOWS
-from gateway.http.cache_key import CacheKey
 from gateway.http.cache_status import Forward
 from gateway.http.caching import (
     HEURISTIC_STATUSES,
     STALE_IF_ERROR_STATUSES,
     Judgement,
-    StoragePolicy,
-    judge,
     may_answer_error,
-    reuse,
-    storable_fields,
     updated_fields,
 )
 from gateway.http.conditional import weakly_equal
-from gateway.http.fields import Fields, content_length, get_all, get_first, without
-from gateway.http.vary import Selectors, selectors_of, selects
+from gateway.http.fields import Fields, content_length, get_first, without
+from gateway.http.vary import Selectors, selects
 from gateway.middleware.cache_body import GrowingBody, Reader
+from gateway.middleware.cache_plan import FlightPlan, Tower
 from gateway.middleware.cache_request import CacheRequest
-from gateway.stores.base import CacheStore, Entry, key_url
+from gateway.middleware.cache_turn import FlightKey, Turn
+from gateway.stores.base import Entry, key_url
 
 Outcome = Literal["", "shared", "confirmed", "alone", "failed"]
-
-FlightKey = tuple[CacheKey, Selectors]
 
 ALONE_S = 30.0
 """How long a key whose answers cannot be shared is remembered as such."""
 
 ALONE_AFTER_ERROR_S = 1.0
 
-_POLL_FIRST_S = 0.01
-_POLL_LAST_S = 0.1
-
 logger = logging.getLogger("gateway.cache")
-
-
-class Tower(Protocol):
-    """What flights need of the cache that they belong to."""
-
-    store: CacheStore
-    gathered_bytes: int
-
-    def clock(self) -> float:
-        """Seconds since the epoch."""
-        ...
-
-    def may_gather(self) -> bool:
-        """Whether there is room for more bodies under way."""
-        ...
-
-    def may_detach(self) -> bool:
-        """Whether one more may go on without any client."""
-        ...
-
-    def remember_alone(self, key: CacheKey, for_s: float) -> None:
-        """Answers under ``key`` cannot be shared."""
-        ...
-
-    def forget_alone(self, key: CacheKey) -> None:
-        """They can."""
-        ...
-
-    def land(self, flight: Flight) -> None:
-        """Nobody else may join."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class FlightPlan:
-    """What is the same for all flights of one route."""
-
-    app: ASGIApp
-    policy: StoragePolicy
-    max_object_bytes: int
-    lock_timeout_s: float
-    tags_header: bytes
-    filtered: bool
-    """Whether keys have only a part of the query."""
-    status_fields: Callable[[Flight], Fields]
-    """What tells the client that leads how its request was handled."""
 
 
 class Flight:
@@ -214,11 +158,13 @@ class Flight:
 
     async def run(self) -> None:
         """Fetch. However it ends, the readers are told; nothing but cancellation is raised."""
-        lock_key: CacheKey | None = None
+        turn = Turn(self._tower.store, self.key, self.plan.lock_timeout_s)
         try:
-            if not self.solo:
-                lock_key = await self._wait_for_turn()
-            if not self.outcome:
+            if not self.solo and await turn.wait():
+                self.entry = await turn.what_came(self.request, self.requested_at, self._tower.clock())
+            if self.entry is not None:
+                self._decide("confirmed")
+            else:
                 await self._fetch()
         except asyncio.CancelledError:
             self.give_up()
@@ -231,8 +177,7 @@ class Flight:
             self._tower.land(self)
             self._stop_gathering()
             self.ended.set()
-            if lock_key is not None:
-                await self._tower.store.unlock(lock_key, self._alone_s)
+            await turn.give_back(self._alone_s)
 
     def give_up(self) -> None:
         """Tell everybody that nothing more will come."""
@@ -250,46 +195,6 @@ class Flight:
             await self.plan.app(self.request.inner_scope(None), self._receive, self._send)
         if not self.body.is_complete and not self._ignores_rest:
             raise ResponseBroken("the application ended without a complete answer")
-
-    async def _wait_for_turn(self) -> CacheKey | None:
-        """Become the one process that fetches this, at the latest after the lock timeout; the key of the lock, if held.
-
-        When another process has stored the answer meanwhile, that decides the flight.
-        """
-        store, lock_timeout_s = self._tower.store, self.plan.lock_timeout_s
-        key = self.request.key
-        if self.key[1]:
-            key = (*key[:4], key[4] + tuple(selector.value for selector in self.key[1]))
-        state = await store.lock(key, lock_timeout_s)
-        loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + lock_timeout_s, _POLL_FIRST_S
-        waited = False
-        while state == "theirs" and loop.time() < deadline:
-            waited = True
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _POLL_LAST_S)
-            state = await store.lock(key, lock_timeout_s)
-        if waited and state != "alone":
-            await self._look_again()
-        return key if state == "ours" else None
-
-    async def _look_again(self) -> None:
-        """Another process had its turn: what it stored is the answer, if it is one for this request."""
-        store, now = self._tower.store, self._tower.clock()
-        for entry in await store.get(self.request.key, now):
-            if entry.selectors and not selects(entry.selectors, self.request.headers):
-                continue
-            is_news = entry.received_at >= self.requested_at or (
-                reuse(entry.freshness, self.request.directives, now) == "fresh"
-            )
-            if not is_news or not self.request.may_use(entry):
-                return
-            if entry.body is None:
-                entry.body = await store.read(entry)
-            if entry.body is not None:
-                self.entry = entry
-                self._decide("confirmed")
-            return
 
     async def _receive(self) -> Message:
         message = await self.request.receive()
@@ -339,31 +244,20 @@ class Flight:
             self._ignores_rest = True
             self._decide("failed")
             return
-        judgement = self.judgement = self._judge(status, fields, now)
+        judgement = self.judgement = self.plan.judge(self.request, status, fields, self.requested_at, now)
         length = content_length(fields)
         if length is not None and length > self.plan.max_object_bytes:
             judgement = self.judgement = Judgement("too large", judgement.directives, judgement.freshness)
         if not judgement.storable or not self._tower.may_gather() or message.get("trailers"):
             await self._go_alone(message, judgement, stale)
             return
-        self.entry = self._make_entry(status, fields, judgement, now)
+        self.entry = self.plan.entry(self.request, status, fields, judgement, self.requested_at, now)
         self._gathering = True
         self.outcome = "shared"
         if not self.is_shareable():
             self._remember_alone(ALONE_S)
         if not message.get(WHOLE_FOLLOWS):
             self.decided.set()
-
-    def _judge(self, status: int, fields: Fields, now: float) -> Judgement:
-        return judge(
-            status,
-            fields,
-            requested_at=self.requested_at,
-            received_at=now,
-            authorized=self.request.authorized,
-            no_store=self.request.directives.no_store,
-            policy=self.plan.policy,
-        )
 
     async def _go_alone(self, message: Message, judgement: Judgement, stale: Entry | None) -> None:
         status = message["status"]
@@ -392,8 +286,10 @@ class Flight:
             return
         merged = updated_fields(stale.fields, update)
         age = [field for field in update if field[0] == b"age"]
-        judgement = self.judgement = self._judge(stale.status, [*merged, *age], now)
-        entry = self.entry = self._make_entry(stale.status, merged, judgement, now)
+        judgement = self.judgement = self.plan.judge(
+            self.request, stale.status, [*merged, *age], self.requested_at, now
+        )
+        entry = self.entry = self.plan.entry(self.request, stale.status, merged, judgement, self.requested_at, now)
         entry.body, entry.size, entry.body_id = stale.body, stale.size, stale.body_id
         entry.tags = entry.tags or stale.tags
         if judgement.storable:
@@ -405,25 +301,6 @@ class Flight:
             if judgement.directives.no_store or judgement.directives.private:
                 await self._tower.store.drop(self.request.key, stale)
         self._decide("confirmed")
-
-    def _make_entry(self, status: int, fields: Fields, judgement: Judgement, now: float) -> Entry:
-        tags: list[bytes] = []
-        if self.plan.tags_header:
-            for value in get_all(fields, self.plan.tags_header):
-                tags.extend(value.replace(b",", b" ").split())
-        return Entry(
-            status=status,
-            fields=storable_fields(fields, judgement.directives, now),
-            freshness=judgement.freshness,
-            body=None,
-            size=0,
-            url=self.url,
-            selectors=selectors_of(judgement.vary, self.request.headers, fields),
-            tags=frozenset(tags),
-            filtered=self.plan.filtered,
-            requested_at=self.requested_at,
-            received_at=now,
-        )
 
     async def _on_body(self, piece: bytes, more: bool) -> None:
         body = self.body

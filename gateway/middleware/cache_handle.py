@@ -10,7 +10,8 @@ from typing import Any
 from cachetools import TLRUCache
 
 from gateway.http.cache_key import CacheKey, parse_public_url, with_root
-from gateway.middleware.cache_flight import Flight, FlightKey
+from gateway.middleware.cache_flight import Flight
+from gateway.middleware.cache_turn import FlightKey
 from gateway.stores.base import CacheStore, Purge
 from gateway.stores.memory import MemoryStore
 

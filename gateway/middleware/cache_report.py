@@ -65,7 +65,7 @@ class Report:
         if not self.enabled:
             return fields
         leads = request is flight.request
-        kept = entry is not None and judgement is not None and judgement.storable
+        kept = judgement is not None and judgement.storable and judgement.freshness.keep_until > now
         value = forward_status(
             self.name,
             reason,

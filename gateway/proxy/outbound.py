@@ -74,7 +74,12 @@ class Outbound:
         rewrite = self._rewrites.get(endpoint.base_path)
         if rewrite is None:
             rewrite = self._rewrites[endpoint.base_path] = self._make_rewrite(endpoint.base_path)
-        return rewrite.apply(scope["raw_path"], scope["query_string"], params)
+        query: bytes = scope["query_string"]
+        target = rewrite.apply(scope["raw_path"], query, params)
+        # ASGI has one word for no query and for an empty one; the server's own extension tells them apart.
+        if not query and (scope.get("extensions") or {}).get("gateway.target", b"")[-1:] == b"?":
+            target += b"?"
+        return target
 
 
 def _with_host(fields: Fields, host: bytes) -> Fields:

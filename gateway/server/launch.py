@@ -17,9 +17,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.types import ASGIApp
 
-from gateway.server.limits import Limits, Refusal
+from gateway.server.limits import Limits
 from gateway.server.notify import notify_ready
 from gateway.server.redirect import RedirectToHttps
+from gateway.server.refusal import Refusal
 from gateway.server.sockets import (
     BindFailed,
     close_sockets,

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Protocol
 
-from gateway.errors import GatewayError
+from gateway.server.refusal import Refusal
 
 NEVER = float("inf")
-
-BODY_GRACE_S = 30.0
-"""How long a request body may be slower than ``min_body_rate``."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +27,6 @@ class Limits:
     max_headers: int = 100
     max_target_bytes: int = 8 * 1024
     max_connections: int = 10_000
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A request that the server answered, or cut off, itself; the application heard nothing of it, or not all."""
-
-    error: GatewayError
-    client: str
-    """Address of the other end of the connection; ``"unix"`` on a UNIX socket."""
-    method: str
-    """Empty when the request line did not come so far."""
-    target: str
-    request_id: str
-    answered: bool
-    """False when the connection was cut because an answer had begun already."""
 
 
 class SendWatch:

@@ -12,21 +12,20 @@ import asyncio
 import contextlib
 import socket
 import struct
-import urllib.parse
 import uuid
 from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn.config import Config
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
-from gateway.http.problem import problem_response
 from gateway.server.cycle import Cycle
-from gateway.server.framing import HEAD_END, ChunkedDecoder, HeadReader
-from gateway.server.limits import BODY_GRACE_S, NEVER, Connections, Refusal, SendWatch
-from gateway.server.response_head import response_head
+from gateway.server.framing import HEAD_END, HeadReader
+from gateway.server.incoming_body import IncomingBody
+from gateway.server.limits import NEVER, Connections, SendWatch
+from gateway.server.refusal import Refusal, refusal_answer
+from gateway.server.scope import connection_scope, request_scope
 from gateway.server.tls_facts import tls_facts
 from gateway.server.websocket import GatewayWebSocket
 
@@ -46,12 +45,8 @@ class GatewayProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_app_state",
-        "_body_bytes",
-        "_body_left",
-        "_body_since",
+        "_body",
         "_buffer",
-        "_chunks",
-        "_client",
         "_config",
         "_cycle",
         "_discarded",
@@ -95,7 +90,6 @@ class GatewayProtocol(asyncio.Protocol):
             max_target_bytes=limits.max_target_bytes,
         )
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
-        self._client: tuple[str, int] | None = None
         self._scope: Scope = {}
         self._tls: dict[str, Any] | None = None
         self._phase = _FIRST_BYTE
@@ -109,10 +103,8 @@ class GatewayProtocol(asyncio.Protocol):
         self._buffer: bytes | bytearray = b""
         """The beginning of a head, or pipelined requests."""
         self._cycle: Cycle | None = None
-        self._chunks: ChunkedDecoder | None = None
-        self._body_left = 0
-        self._body_bytes = 0
-        self._body_since = 0.0
+        self._body: IncomingBody | None = None
+        """The request body while it is incomplete."""
         self._read_paused = False
         self._paused_at = 0.0
         self._discarded = 0
@@ -122,27 +114,8 @@ class GatewayProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of asyncio.Transport, but not the class.
         self._transport = transport = cast(asyncio.Transport, transport)
-        self._client = get_remote_addr(transport)
-        secure = is_ssl(transport)
-        if secure:
-            self._tls = tls_facts(transport.get_extra_info("ssl_object"))
-        # What the scopes of all requests have in common, in full: a copy costs half of building it.
-        self._scope = {
-            "type": "http",
-            "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "",
-            "scheme": "https" if secure else "http",
-            "path": "",
-            "raw_path": b"",
-            "query_string": b"",
-            "root_path": "",
-            "headers": [],
-            "client": self._client,
-            "server": get_local_addr(transport),
-            "state": {},
-            "extensions": {},
-        }
+        self._scope = connection_scope(transport, self._config.asgi_version)
+        self._tls = tls_facts(transport.get_extra_info("ssl_object"))
         connections = self.connections
         connections.add(self)
         self._server_state.connections.add(self)  # type: ignore[arg-type]
@@ -262,32 +235,20 @@ class GatewayProtocol(asyncio.Protocol):
             not has_body,
             has_body and reader.expects_continue,
         )
-        target = reader.target
-        raw_path, _, query = target.partition(b"?")
-        path = raw_path.decode("ascii")
         extensions: dict[str, Any] = {
-            "gateway.target": target,
+            "gateway.target": reader.target,
             "gateway.abort": cycle.abort,
             "gateway.informational": cycle.inform,
         }
         if self._tls is not None:
             extensions["tls"] = self._tls
-        scope: Scope = {**self._scope}
-        scope["method"] = reader.method.decode("ascii")
-        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        scope["raw_path"] = raw_path
-        scope["query_string"] = query
-        scope["headers"] = reader.fields
-        scope["state"] = self._app_state.copy()
-        scope["extensions"] = extensions
-        if not reader.is_http_11:
-            scope["http_version"] = "1.0"
+        scope = request_scope(self._scope, reader, self._app_state.copy(), extensions)
         if has_body:
             self._begin_body(cycle)
-            if rest:
+            if rest and self._body is not None:
                 # What is malformed already never reaches the application.
                 try:
-                    rest = self._read_body(cycle, rest)
+                    rest = self._read_body(cycle, self._body, rest)
                 except BadRequest as error:
                     self.refuse(error)
                     return
@@ -309,9 +270,9 @@ class GatewayProtocol(asyncio.Protocol):
         """Bytes that come during an exchange: its body, then pipelined requests."""
         cycle = self._cycle
         assert cycle is not None
-        if not cycle.body_complete:
+        if self._body is not None:
             try:
-                data = self._read_body(cycle, data)
+                data = self._read_body(cycle, self._body, data)
             except BadRequest as error:
                 self.refuse(error)
                 return
@@ -326,50 +287,27 @@ class GatewayProtocol(asyncio.Protocol):
     # The request body.
 
     def _begin_body(self, cycle: Cycle) -> None:
-        limits, reader = self.connections.limits, self._reader
-        self._chunks = ChunkedDecoder(limits.max_header_bytes) if reader.chunked else None
-        self._body_left = reader.length or 0
-        self._body_bytes = 0
-        self._body_since = self.connections.clock()
-        # One that waits for 100 (Continue) owes nothing yet.
-        self.deadline = NEVER if cycle.must_continue else self._body_deadline()
+        now = self.connections.clock()
+        self._body = body = IncomingBody(self._reader, self.connections.limits, now)
+        if not cycle.must_continue:
+            # One that waits for 100 (Continue) owes nothing yet.
+            self.deadline = body.deadline(now)
 
-    def _read_body(self, cycle: Cycle, data: bytes) -> bytes:
+    def _read_body(self, cycle: Cycle, body: IncomingBody, data: bytes) -> bytes:
         """Hand the body in ``data`` to the exchange; what follows its end. Raises BadRequest for bad chunks."""
-        chunks = self._chunks
-        self._body_bytes += len(data)
         cycle.must_continue = False
-        if chunks is None:
-            left = self._body_left
-            if len(data) > left:
-                piece, rest = data[:left], data[left:]
-            else:
-                piece, rest = data, b""
-            self._body_left = left = left - len(piece)
+        piece, rest = body.feed(data)
+        if piece:
             cycle.add_body(piece)
-            complete = not left
-        else:
-            pieces: list[bytes] = []
-            rest = chunks.feed(data, pieces)
-            if pieces:
-                cycle.add_body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-            complete = chunks.complete
-        if complete:
+        if body.complete:
+            self._body = None
             self.deadline = NEVER
             cycle.end_body()
         else:
-            self.deadline = self._body_deadline()
+            self.deadline = body.deadline(self.connections.clock())
         if cycle.queued_bytes > HIGH_WATER_BYTES:
             self._pause_reading()
         return rest
-
-    def _body_deadline(self) -> float:
-        """When the body is too late unless more of it comes: silence, or an average below the rate."""
-        limits = self.connections.limits
-        silent = self.connections.clock() + limits.body_timeout_s
-        if not limits.min_body_rate:
-            return silent
-        return min(silent, self._body_since + max(BODY_GRACE_S, self._body_bytes / limits.min_body_rate))
 
     def _pause_reading(self) -> None:
         if not self._read_paused and self._phase != _CLOSED:
@@ -382,11 +320,10 @@ class GatewayProtocol(asyncio.Protocol):
     def _resume_reading(self) -> None:
         if self._read_paused:
             self._read_paused = False
-            now = self.connections.clock()
-            self._body_since += now - self._paused_at
-            cycle = self._cycle
-            if cycle is not None and not cycle.body_complete:
-                self.deadline = self._body_deadline()
+            if self._body is not None:
+                now = self.connections.clock()
+                self._body.forgive(now - self._paused_at)
+                self.deadline = self._body.deadline(now)
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -395,8 +332,10 @@ class GatewayProtocol(asyncio.Protocol):
     def ask_for_body(self) -> None:
         """Tell a client that waits for it to send its body, RFC 9110 section 10.1.1."""
         self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._body_since = self.connections.clock()
-        self.deadline = self._body_deadline()
+        if self._body is not None:
+            now = self.connections.clock()
+            self._body.restart(now)
+            self.deadline = self._body.deadline(now)
 
     def body_taken(self, cycle: Cycle) -> None:
         """The application took a piece of the request body."""
@@ -406,7 +345,7 @@ class GatewayProtocol(asyncio.Protocol):
     def response_done(self, cycle: Cycle) -> None:
         """The last byte of the answer is written: on to the next request, or close."""
         self._server_state.total_requests += 1
-        self._cycle = None
+        self._cycle = self._body = None
         if self._transport.is_closing():
             return
         if not cycle.keep_alive:
@@ -455,6 +394,7 @@ class GatewayProtocol(asyncio.Protocol):
         if self._transport.is_closing():
             return
         cycle, self._cycle = self._cycle, None
+        self._body = None
         can_answer = cycle is None or not cycle.response_started
         if cycle is not None:
             cycle.disconnect()
@@ -464,16 +404,15 @@ class GatewayProtocol(asyncio.Protocol):
         if not can_answer:
             self.cut(reset=True)
             return
-        status, fields, body = problem_response(error, request_id, None)
         is_head = self._reader.method == b"HEAD"
-        head, *_ = response_head(status, fields, is_head, True, False, self.connections.date_line)
-        self._transport.write(head if is_head else head + body)
+        self._transport.write(refusal_answer(error, request_id, is_head=is_head, date_line=self.connections.date_line))
         self._linger()
 
     def _refusal(self, error: GatewayError, request_id: str, answered: bool) -> Refusal:
+        client: tuple[str, int] | None = self._scope["client"]
         return Refusal(
             error=error,
-            client="unix" if self._client is None else self._client[0],
+            client=client[0] if client is not None else "unix",
             method=self._reader.method.decode("latin-1"),
             target=self._reader.target.decode("latin-1"),
             request_id=request_id,

@@ -19,10 +19,13 @@ from uvicorn.config import Config
 from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import ServerState
 
-from gateway.server.limits import Connections, Limits, Refusal
+from gateway.server.limits import Connections, Limits
 from gateway.server.notify import notify_ready, notify_reloading, notify_stopping
 from gateway.server.protocol import GatewayProtocol
+from gateway.server.refusal import Refusal
+from gateway.server.sockets import BACKLOG
 from gateway.server.tls import Tls, TlsError
+from gateway.server.watch import watch_file
 from gateway.ticker import Ticker
 
 # A raised threshold makes collections rare where next to nothing is cyclic, and freezing keeps what lives as long as
@@ -116,14 +119,16 @@ class _Serving:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
-        beside = None if worker.beside is None else asyncio.ensure_future(worker.beside(self._app))
+        beside = self._watch_certificates()
+        if worker.beside is not None:
+            beside.append(asyncio.ensure_future(worker.beside(self._app)))
         ready()
         await self._stop.wait()
         if self._parent_alive is None:
             notify_stopping()
         await self._drain()
-        await _end(beside)
-        await _end(self._reloading)
+        for task in [*beside, *([self._reloading] if self._reloading is not None else [])]:
+            await _end(task)
         stop_sweep()
         await lifespan.shutdown()
 
@@ -160,9 +165,9 @@ class _Serving:
         connections, state = Connections(limits, on_refused=on_refused), ServerState()
         self._groups.append((connections, state))
         factory = functools.partial(GatewayProtocol, config, state, app_state, loop, connections=connections)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"backlog": BACKLOG}
         if tls is not None:
-            options = {"ssl": tls.context, "ssl_handshake_timeout": limits.header_timeout_s}
+            options |= {"ssl": tls.context, "ssl_handshake_timeout": limits.header_timeout_s}
         for sock in sockets:
             if sock.family == socket.AF_UNIX:
                 server = await loop.create_unix_server(factory, sock=sock, **options)
@@ -205,18 +210,30 @@ class _Serving:
         is_alone = self._parent_alive is None
         if is_alone:
             notify_reloading()
+        await self._reload_certificates()
         try:
-            if worker.tls is not None:
-                worker.tls.reload()
             if worker.on_reload is not None:
                 await worker.on_reload(self._app)
-        except TlsError as error:
-            logger.error("the certificates stay as they were: %s", error)
         except Exception:
             logger.exception("the reload failed; what ran goes on")
         finally:
             if is_alone:
                 notify_ready()
+
+    async def _reload_certificates(self) -> None:
+        if self._worker.tls is None:
+            return
+        try:
+            await asyncio.to_thread(self._worker.tls.reload)
+        except TlsError as error:
+            logger.error("the certificates stay as they were: %s", error)
+
+    def _watch_certificates(self) -> list[asyncio.Future[None]]:
+        """Tasks that swap the certificates when one of their files changes."""
+        if self._worker.tls is None:
+            return []
+        watches = [watch_file(path, self._reload_certificates, stop=asyncio.Event()) for path in self._worker.tls.files]
+        return [asyncio.ensure_future(watch) for watch in watches]
 
     async def _drain(self) -> None:
         """Stop accepting, finish what runs within the time for it, then cut."""
@@ -247,10 +264,8 @@ class _Serving:
         return any(state.connections or state.tasks for _, state in self._groups)
 
 
-async def _end(task: asyncio.Future[None] | None) -> None:
+async def _end(task: asyncio.Future[None]) -> None:
     """Cancel a task and wait for it."""
-    if task is None:
-        return
     task.cancel()
     await asyncio.wait([task], timeout=_CANCELLED_S)
     if task.done() and not task.cancelled() and (error := task.exception()) is not None:

@@ -103,10 +103,10 @@ class RedisStore:
         self._retry_at = -math.inf
         self._refuses = False
 
-    def get_now(self, key: CacheKey, now: float) -> None:
+    def get_now(self, key: CacheKey, now: float) -> Sequence[Entry] | None:
         return None
 
-    def put_now(self, key: CacheKey, entry: Entry, now: float) -> None:
+    def put_now(self, key: CacheKey, entry: Entry, now: float) -> bool | None:
         return None
 
     async def get(self, key: CacheKey, now: float) -> Sequence[Entry]:

@@ -11,10 +11,10 @@ from itertools import accumulate
 from typing import Protocol
 
 from gateway.exchange import Scope, exchange_of
+from gateway.http.cookies import cookie_value
 from gateway.http.fields import get_first
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.settings import Balance
-from gateway.upstream.sticky import cookie_values
 
 Endpoints = tuple[Endpoint, ...]
 Key = Callable[[Scope], bytes | None]
@@ -203,7 +203,7 @@ def make_key(hash_on: str) -> Key:
     if kind == "header" and name:
         return lambda scope: get_first(scope["headers"], name.lower()) or None
     if kind == "cookie" and name:
-        return lambda scope: next(cookie_values(scope, name), None) or None
+        return lambda scope: cookie_value(scope["headers"], name) or None
     if kind == "query" and name:
         return lambda scope: _query_value(scope, name) or None
     raise ValueError(f"{hash_on!r} is nothing that can be hashed")

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import httpx
 
-from gateway.errors import ConnectionBroken
+from gateway.errors import ConnectFailed, ConnectionBroken
 from gateway.ticker import Ticker
 from gateway.upstream.http1_connect import Dialer
 from gateway.upstream.http1_connection import Http1Connection
@@ -141,7 +141,13 @@ class Http1Transport(httpx.AsyncBaseTransport):
         timeouts = request.extensions.get("timeout") or {}
         started = self.clock()
         _, connection = await self.open_connection(lambda: Http1Connection(self), timeouts.get("connect"))
+        if not connection.is_usable:
+            raise ConnectFailed("the upstream closed the connection before it was used")
         connection.connect_s = self.clock() - started
+        # Not when the connection is made: uvloop never tells the end of one that was cancelled while it was made.
+        self._connections.add(connection)
+        if self._stop_sweep is None:
+            self._stop_sweep = self._ticker.add(self._sweep)
         return connection
 
     def _take_idle(self, now: float) -> Http1Connection | None:
@@ -165,12 +171,6 @@ class Http1Transport(httpx.AsyncBaseTransport):
             await self._lost.wait()
 
     # What connections tell.
-
-    def on_made(self, connection: Http1Connection) -> None:
-        """Count the connection and watch its deadlines."""
-        self._connections.add(connection)
-        if self._stop_sweep is None:
-            self._stop_sweep = self._ticker.add(self._sweep)
 
     def on_free(self, connection: Http1Connection, idle_s: float | None) -> None:
         """Keep the connection for the next request, if there is room."""

@@ -42,9 +42,6 @@ class ConnectionOwner(Protocol):
     def max_response_header(self) -> int:
         """In bytes; also the limit of a trailer section."""
 
-    def on_made(self, connection: Http1Connection) -> None:
-        """The connection is up."""
-
     def on_free(self, connection: Http1Connection, idle_s: float | None) -> None:
         """An exchange is complete and the connection may serve another, for ``idle_s`` seconds from now."""
 
@@ -418,7 +415,6 @@ class Http1Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._owner.on_made(self)
 
     def eof_received(self) -> None:
         if self._state == _IDLE:

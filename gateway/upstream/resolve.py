@@ -355,7 +355,7 @@ class Members:
     def _inherit(self, was: _Source, settings: EndpointSettings, old: UpstreamSettings) -> _Source:
         """A source with the endpoints of ``was``; where transports are made otherwise now, with its health alone."""
         source = self._sources[settings.url] = _Source(settings, was.is_resolved)
-        shares = old.transport_key == self.settings.transport_key
+        shares = settings.scheme == "asgi" or old.transport_key == self.settings.transport_key
         for endpoint in was.endpoints:
             self._attach(source, endpoint if shares else self._make_like(endpoint))
         if source.is_resolved:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
 
 from gateway.exchange import Scope
+from gateway.http.cookies import cookie_pairs
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.settings import StickySettings
 
@@ -28,21 +28,11 @@ class StickyCookie:
         text = self._salt + b"\n" + endpoint.identity.encode()
         return hashlib.blake2b(text, key=self.key[:64], digest_size=_ID_BYTES).hexdigest().encode("ascii")
 
-    def ids_in(self, scope: Scope) -> Iterator[bytes]:
-        """What the client's cookies of that name say; there may be several, for different paths."""
-        return cookie_values(scope, self._name)
+    def ids_in(self, scope: Scope) -> list[bytes]:
+        """What the client's cookies of that name say; there may be several, set for different paths."""
+        return [value for name, value in cookie_pairs(scope["headers"]) if name == self._name]
 
     def header(self, endpoint: Endpoint, *, secure: bool) -> bytes:
         """The Set-Cookie value that brings the client back to ``endpoint``."""
         value = self._name + b"=" + endpoint.cookie_id + self._attributes
         return value + b"; Secure" if secure else value
-
-
-def cookie_values(scope: Scope, name: bytes) -> Iterator[bytes]:
-    """Every value of a cookie in a request, RFC 6265 section 4.2."""
-    for field, line in scope["headers"]:
-        if field == b"cookie":
-            for pair in line.split(b";"):
-                key, equals, value = pair.partition(b"=")
-                if equals and key.strip() == name:
-                    yield value.strip()

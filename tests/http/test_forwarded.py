@@ -276,6 +276,12 @@ def test_request_ids_from_outside_are_plain(value: bytes, valid: bool) -> None:
     assert request_id_of([(b"x-request-id", value)], b"x-request-id") == (value.decode() if valid else "")
 
 
+def test_comments_nested_deeper_than_anybody_writes_end_the_search_quickly() -> None:
+    value = b"1.1 x " + b"(" * 16_000 + b"gw-1" + b")" * 16_000
+    assert not has_via([(b"via", value)], "gw-1")
+    assert has_via([(b"via", value + b", 1.1 gw-1")], "gw-1")
+
+
 def test_two_request_ids_are_none() -> None:
     assert request_id_of([(b"x-request-id", b"a"), (b"x-request-id", b"b")], b"x-request-id") == ""
     assert request_id_of([], b"x-request-id") == ""

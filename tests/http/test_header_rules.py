@@ -64,9 +64,10 @@ def test_inserted_bytes_cannot_begin_a_field(inserted: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a:", "a\n", "ä"])
 def test_what_is_no_name_is_refused(name: str) -> None:
-    for make in (lambda: HeaderRules(set={name: "x"}), lambda: HeaderRules(remove=[name])):
-        with pytest.raises(ValueError, match="not a header name"):
-            make()
+    with pytest.raises(ValueError, match="not a header name"):
+        HeaderRules(set={name: "x"})
+    with pytest.raises(ValueError, match="not a header name"):
+        HeaderRules(remove=[name])
 
 
 @pytest.mark.parametrize("value", ["a\r\nb", "a\0", " a", "a\t"])

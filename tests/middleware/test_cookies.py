@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from gateway.middleware.cookies import CookiesMiddleware
 from tests.support.messages import answering, call, http_scope
@@ -32,3 +33,13 @@ async def test_paths_are_mapped_back() -> None:
         public_path=lambda path: b"/shop" + path,
     )
     assert (await call(app, http_scope())).values(b"set-cookie") == [b"a=1; Path=/shop/x"]
+
+
+async def test_other_scopes_pass() -> None:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    await call(CookiesMiddleware(app), {"type": "lifespan"})
+    assert seen == [{"type": "lifespan"}]

@@ -29,7 +29,7 @@ async def test_request_rules_see_the_exchange() -> None:
 
     template = "{client_ip} {host} {scheme} {request_id} {route} {id}"
     middleware = HeadersMiddleware(app, request=HeaderRules(set={"X-All": template}, remove=["Accept"]))
-    scope = http_scope(headers=[(b"accept", b"*/*"), (b"x-all", b"old")], **{SCOPE_KEY: exchange()})
+    scope = {**http_scope(headers=[(b"accept", b"*/*"), (b"x-all", b"old")]), SCOPE_KEY: exchange()}
     await call(middleware, scope)
     assert seen == [(b"x-all", b"192.0.2.1 example.com https abc shop 7%20")]
     assert scope["headers"] == [(b"accept", b"*/*"), (b"x-all", b"old")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from gateway.exchange import SCOPE_KEY, Exchange
 from gateway.http.location import upstream_authorities
@@ -27,7 +28,7 @@ async def test_the_three_fields_are_rewritten_by_the_exchange() -> None:
     exchange = Exchange("GET", b"/")
     exchange.scheme, exchange.public_host = "https", b"example.com"
     app = LocationMiddleware(answering(302, FIELDS), upstreams=["http://127.0.0.1:9001"], public_path=public_path)
-    sent = await call(app, http_scope(headers=[(b"host", b"inner")], **{SCOPE_KEY: exchange}))
+    sent = await call(app, {**http_scope(headers=[(b"host", b"inner")]), SCOPE_KEY: exchange})
     assert sent.headers == [
         (b"location", b"https://example.com/shop/a"),
         FIELDS[1],
@@ -52,3 +53,13 @@ def test_the_names_of_an_upstream_may_change_while_it_serves() -> None:
     names.add(b"10.0.0.2:9001")
     rule(http_scope(), message)
     assert message["headers"] == [(b"location", b"http://example.com/x")]
+
+
+async def test_other_scopes_pass() -> None:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    await call(LocationMiddleware(app, upstreams=[]), {"type": "lifespan"})
+    assert seen == [{"type": "lifespan"}]

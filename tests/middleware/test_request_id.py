@@ -15,8 +15,8 @@ pytestmark = pytest.mark.anyio
 NAME = b"x-request-id"
 
 
-async def ask(app: RequestIdMiddleware, *given: bytes, client: str = "192.0.2.1", **extra: object) -> Sent:
-    return await call(app, http_scope(headers=[(NAME, value) for value in given], client=client, **extra))
+async def ask(app: RequestIdMiddleware, *given: bytes, client: str = "192.0.2.1") -> Sent:
+    return await call(app, http_scope(headers=[(NAME, value) for value in given], client=client))
 
 
 def test_ids_are_unique_and_well_formed() -> None:
@@ -52,14 +52,15 @@ async def test_only_a_trusted_proxy_names_a_request(client: str, given: list[byt
 
 async def test_the_state_of_the_server_stays_its_own() -> None:
     state: dict[str, object] = {"lifespan": 1}
-    await ask(RequestIdMiddleware(answering(200)), state=state)
+    await call(RequestIdMiddleware(answering(200)), {**http_scope(), "state": state})
     assert state == {"lifespan": 1}
 
 
 async def test_inside_the_gateway_the_id_is_the_exchanges() -> None:
     exchange = Exchange("GET", b"/")
     exchange.request_id = "abc"
-    sent = await ask(RequestIdMiddleware(answering(200), header="X-Trace"), b"x", **{SCOPE_KEY: exchange})
+    scope = {**http_scope(headers=[(NAME, b"x")]), SCOPE_KEY: exchange}
+    sent = await call(RequestIdMiddleware(answering(200), header="X-Trace"), scope)
     assert sent.values(b"x-trace") == [b"abc"]
 
 
@@ -67,3 +68,13 @@ async def test_a_unix_peer_can_be_trusted() -> None:
     middleware = RequestIdMiddleware(answering(200), trusted_proxies=["unix"], make_id=lambda: "made")
     scope = {**http_scope(headers=[(NAME, b"outer")]), "client": None}
     assert (await call(middleware, scope)).values(NAME) == [b"outer"]
+
+
+async def test_other_scopes_pass() -> None:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    await call(RequestIdMiddleware(app), {"type": "lifespan"})
+    assert seen == [{"type": "lifespan"}]

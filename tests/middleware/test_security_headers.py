@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from gateway.exchange import SCOPE_KEY, Exchange
 from gateway.middleware.security_headers import SecurityHeadersMiddleware, make_security_headers_rule
@@ -71,3 +72,13 @@ async def test_answers_do_not_share_fields() -> None:
     app = SecurityHeadersMiddleware(answering(200))
     (await call(app, http_scope())).start["headers"].append((b"x", b"1"))
     assert (await call(app, http_scope())).headers == DEFAULTS
+
+
+async def test_other_scopes_pass() -> None:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    await call(SecurityHeadersMiddleware(app), {"type": "lifespan"})
+    assert seen == [{"type": "lifespan"}]

@@ -17,6 +17,11 @@ from gateway.server.tls import Certificate, TlsSettings
 from tests.support.messages import answering
 
 
+def say(line: str) -> None:
+    """One line in one write: several processes share the pipe."""
+    os.write(1, f"{line}\n".encode())
+
+
 class Service:
     """/pid, /via, /slow (ends after a moment), /hang (never ends), /reloads."""
 
@@ -50,22 +55,22 @@ class Service:
             return
         await send({"type": "lifespan.startup.complete"})
         assert (await receive())["type"] == "lifespan.shutdown"
-        print("lifespan over", flush=True)
+        say("lifespan over")
         await send({"type": "lifespan.shutdown.complete"})
 
 
 async def reload(app: ASGIApp) -> None:
     assert isinstance(app, Service)
     app.reloads += 1
-    print("reloaded", os.getpid(), flush=True)
+    say(f"reloaded {os.getpid()}")
 
 
 async def beside(app: ASGIApp) -> None:
-    print("beside", flush=True)
+    say("beside")
     try:
         await asyncio.sleep(1000)
     finally:
-        print("beside over", flush=True)
+        say("beside over")
 
 
 def main(workers: str, bind: str, *options: str) -> int:
@@ -84,15 +89,20 @@ def main(workers: str, bind: str, *options: str) -> int:
             shutdown_timeout_s=20 if "patient" in options else 1,
             tls=tls,
             redirect_from=redirect_from,
-            sides=[SideApp(["127.0.0.1:0"], lambda app: answering(200, [(b"content-length", b"4")], [b"side"]))],
+            sides=[
+                SideApp(
+                    [f"{bind}.side" if bind.startswith("unix:") else "127.0.0.1:0"],
+                    lambda app: answering(200, [(b"content-length", b"4")], [b"side"]),
+                )
+            ],
             on_reload=reload,
             beside=beside,
-            ready=lambda addresses: print("ready", *addresses, flush=True),
+            ready=lambda addresses: say(f"ready {addresses[0]}"),
         )
     except (BindFailed, StartFailed) as failure:
-        print(f"failed: {failure}", flush=True)
+        say(f"failed: {failure}")
         return 1
-    print("over", flush=True)
+    say("over")
     return 0
 
 

@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.server.limits import Connections, Limits, Refusal
+from gateway.server.limits import Connections, Limits
 from gateway.server.protocol import GatewayProtocol
+from gateway.server.refusal import Refusal
 
 
 class Clock:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -172,19 +173,40 @@ async def test_unix_socket_is_removed_at_the_end(tmp_path: Path) -> None:
         client.write(b"GET /pid HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert (await client.rest()).endswith(str(service.process.pid).encode())
         await client.close()
+        side = Client(*await asyncio.open_unix_connection(f"{path}.side"))
+        side.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert (await side.rest()).endswith(b"\r\n\r\nside")
+        await side.close()
         service.process.send_signal(signal.SIGTERM)
         assert await service.ended() == 0
     assert not path.exists()
 
 
-async def test_tls_with_redirects(tmp_path: Path) -> None:
+def write_certificate(folder: Path) -> str:
+    """A new certificate in ``folder``, as PEM."""
     made = trustme.CA().issue_cert("localhost")
-    made.private_key_pem.write_to_path(str(tmp_path / "a.key"))
-    made.cert_chain_pems[0].write_to_path(str(tmp_path / "a.pem"))
+    made.private_key_pem.write_to_path(str(folder / "a.key"))
+    made.cert_chain_pems[0].write_to_path(str(folder / "a.pem"))
+    return (folder / "a.pem").read_text()
+
+
+async def test_certificates_are_swapped_when_their_files_change(tmp_path: Path) -> None:
+    first = write_certificate(tmp_path)
     async with running(1, "127.0.0.1:0", "tls", str(tmp_path)) as service:
         assert service.address.startswith("https://")
-        service.process.send_signal(signal.SIGHUP)
-        await service.line("reloaded")
+
+        async def shown() -> str:
+            return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", service.port))
+
+        assert ssl.PEM_cert_to_DER_cert(await shown()) == ssl.PEM_cert_to_DER_cert(first)
+        # The watch begins when the service is ready: the files may change more than once before it sees one.
+        for _ in range(200):
+            last = write_certificate(tmp_path)
+            await asyncio.sleep(0.3)
+            if ssl.PEM_cert_to_DER_cert(await shown()) == ssl.PEM_cert_to_DER_cert(last):
+                break
+        else:
+            raise AssertionError("the old certificate stays")
 
 
 async def test_workers_share_the_port_the_pseudonym_and_the_signals() -> None:

@@ -297,6 +297,8 @@ class ScriptedUpstream:
         self._arrived.set()
         if not self._reading:
             connection.stop_reading()
+            # uvloop starts reading after this call, whatever was said before.
+            asyncio.get_running_loop().call_soon(connection.stop_reading)
         self._tasks.append(asyncio.get_running_loop().create_task(self._run(self.script, connection)))
 
     async def _run(self, script: Script, connection: ScriptedConnection) -> None:

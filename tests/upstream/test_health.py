@@ -16,6 +16,7 @@ from gateway.upstream.endpoint import HealthState
 from gateway.upstream.health import note
 from gateway.upstream.pool import Upstream
 from gateway.upstream.settings import HealthSettings, UpstreamSettings
+from gateway.upstream.transports import transport_for
 from tests.support.messages import http_scope
 from tests.upstream.test_endpoint import Clock, FakeTransport, at, make_upstream
 
@@ -310,3 +311,41 @@ async def test_closing_ends_probes_that_hang() -> None:
     assert len(ended) == 2
     assert all(transport.closed == 1 for transport in fleet.transports.values())
     assert asyncio.all_tasks() == tasks
+
+
+async def test_probes_go_over_real_connections() -> None:
+    heads = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\ndown")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    clock = Clock()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    upstream = make_upstream(
+        at(port),
+        clock=clock,
+        health=HealthSettings(path="/up?deep=1", fall=1),
+        transport=lambda endpoint: transport_for(
+            endpoint.scheme, ticker=clock.ticker, host=endpoint.host, port=endpoint.port
+        ),
+    )
+    await upstream.start()
+    clock.advance(0.1)
+    clock.advance(1.2)
+    assert upstream._checker is not None
+    probe = upstream._checker._probes[upstream.endpoints[0]].task
+    assert probe is not None
+    await probe
+
+    assert upstream.snapshot()[0].last_error == "health check: status 503"
+    assert not upstream.snapshot()[0].healthy
+    assert heads[0].startswith(b"GET /up?deep=1 HTTP/1.1\r\n")
+    assert heads[0].lower().count(b"host: 127.0.0.1:%d\r\n" % port) == 1
+    await upstream.aclose()
+    server.close()
+    await server.wait_closed()

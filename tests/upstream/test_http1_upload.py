@@ -144,7 +144,7 @@ async def test_an_early_answer_is_not_lost_when_the_write_after_it_fails() -> No
     async with ScriptedUpstream(script) as upstream:
         transport = transport_to(upstream)
         exchange = asyncio.ensure_future(transport.handle_async_request(outbound(b"POST", body=body)))
-        (await upstream.connection()).transport
+        await upstream.connection()
         await until(lambda: transport.active_count == 1)
         # As if the event loop came to the write first.
         (connection,) = transport._connections

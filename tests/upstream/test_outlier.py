@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from gateway.errors import NoEndpoint
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.outlier import Ejection, OutlierDetector
 from gateway.upstream.pool import Upstream
-from gateway.upstream.settings import OutlierSettings
+from gateway.upstream.settings import OutlierSettings, UpstreamSettings
 from tests.support.messages import http_scope
 from tests.upstream.test_endpoint import Clock, at, make_upstream
 
@@ -243,3 +245,18 @@ def test_with_everything_out_the_refusal_comes_at_once_and_says_when_to_come_bac
     clock.now += 10.0
     upstream.sweep(clock.now)
     assert upstream.try_acquire(http_scope()) is bad
+
+
+def test_a_reload_without_detection_lets_the_ejected_back_in() -> None:
+    upstream = make_upstream()
+    bad = upstream.endpoints[0]
+    assert fail_until_out(upstream, bad)
+    later = upstream.successor(UpstreamSettings("shop", (at(9001), at(9002)), outlier=None))
+
+    async def reload() -> None:
+        await later.start()
+        assert {later.try_acquire(http_scope()) for _ in range(50)} == set(later.endpoints)
+        await upstream.aclose()
+        await later.aclose()
+
+    asyncio.run(reload())

@@ -3,12 +3,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from typing import Any
 
+import httpx
 import pytest
 
-from gateway.errors import NoEndpoint
+from gateway.errors import ConnectFailed, NoEndpoint
+from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.resolve import lookup_host
 from gateway.upstream.settings import EndpointSettings, UpstreamSettings
+from gateway.upstream.transports import transport_for
 from tests.support.messages import http_scope
 from tests.upstream.test_endpoint import Clock, FakeTransport, at, make_upstream
 
@@ -40,7 +44,7 @@ class Names:
 class World:
     """An upstream, its resolver, its time and its transports."""
 
-    def __init__(self, names: Names, *endpoints: EndpointSettings, resolve_s: float = 30.0, **settings: object) -> None:
+    def __init__(self, names: Names, *endpoints: EndpointSettings, resolve_s: float = 30.0, **settings: Any) -> None:
         self.names = names
         self.clock = Clock()
         self.transports: list[tuple[EndpointSettings, FakeTransport]] = []
@@ -304,3 +308,61 @@ async def test_the_system_resolver_gives_addresses() -> None:
     addresses = await lookup_host("localhost", 80)
 
     assert "127.0.0.1" in addresses or "::1" in addresses
+
+
+async def test_a_name_that_is_removed_while_it_is_looked_up_stays_away() -> None:
+    world = World(Names(), at(9001))
+    await world.upstream.start()
+    world.names.hangs = True
+    world.upstream.add(SHOP)
+    await world.later(0.1)
+    assert world.names.asked == ["shop.internal"]
+
+    world.upstream.remove("shop.internal:80")
+    await settle()
+
+    assert (world.labels, world.upstream.decision) == (["127.0.0.1:9001"], "")
+    await world.upstream.aclose()
+
+
+async def test_a_name_of_which_one_address_is_dead_is_served_by_the_other() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    clock = Clock()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    upstream = make_upstream(
+        at(server.sockets[0].getsockname()[1], "localhost"),
+        clock=clock,
+        resolver=Names(localhost=["127.0.0.2", "127.0.0.1"]),
+        transport=lambda endpoint: transport_for(
+            endpoint.scheme, ticker=clock.ticker, host=endpoint.address, port=endpoint.port
+        ),
+    )
+    await upstream.start()
+    dead, alive = upstream.endpoints
+
+    for _ in range(40):
+        tried: list[Endpoint] = []
+        while True:
+            endpoint = upstream.try_acquire(http_scope(), tried)
+            assert endpoint is not None
+            try:
+                response = await endpoint.transport.handle_async_request(httpx.Request("GET", endpoint.url))
+            except ConnectFailed as error:
+                upstream.release(endpoint)
+                upstream.record(endpoint, ok=False, error=error.reason)
+                tried.append(endpoint)
+                continue
+            await response.aclose()
+            upstream.release(endpoint)
+            upstream.record(endpoint, ok=True)
+            break
+
+    assert (dead.requests, alive.requests) == (5, 40)
+    assert upstream.decision == f"{dead.label} ejected"
+    await upstream.aclose()
+    server.close()
+    await server.wait_closed()
