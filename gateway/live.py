@@ -26,6 +26,7 @@ class Live:
         self._build = build
         self._current: _Running | None = None
         self._retired: set[asyncio.Task[None]] = set()
+        self._retiring: set[_Running] = set()
         self._replacing = asyncio.Lock()
 
     @property
@@ -80,9 +81,13 @@ class Live:
 
     async def _retire(self, running: _Running, successor: Generation) -> None:
         running.is_retired = True
-        if running.in_flight:
-            await running.idle.wait()
-        await running.generation.aclose(successor)
+        self._retiring.add(running)
+        try:
+            if running.in_flight:
+                await running.idle.wait()
+            await running.generation.aclose(successor)
+        finally:
+            self._retiring.discard(running)
 
     async def aclose(self, timeout_s: float) -> None:
         """Let running exchanges finish for ``timeout_s`` seconds, then close every generation."""
@@ -96,8 +101,9 @@ class Live:
                     await running.idle.wait()
             except TimeoutError:
                 logger.warning("%d exchanges are cut after %g s of draining", running.in_flight, timeout_s)
-        for task in list(self._retired):
-            task.cancel()
+        # Exchanges of older generations have had the same time; what they hold is closed under them.
+        for waiting in self._retiring:
+            waiting.idle.set()
         await asyncio.gather(*self._retired, return_exceptions=True)
         await running.generation.aclose(None)
 

@@ -34,14 +34,13 @@ from gateway.config.policies import CacheConfig
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.routes import RouteConfig
 from gateway.config.upstreams import UpstreamConfig
-from gateway.errors import Forbidden
+from gateway.errors import Forbidden, GatewayError
 from gateway.exchange import SCOPE_KEY, Exchange, ResponseRule
 from gateway.http.cache_key import QuerySetting
 from gateway.http.cookies import CookieRewrite
 from gateway.http.fields import Fields
 from gateway.http.forwarded import forwarding_fields, via_value
 from gateway.http.header_rules import HeaderRules
-from gateway.http.hop_by_hop import inbound_fields
 from gateway.http.location import upstream_authorities
 from gateway.http.networks import Networks
 from gateway.middleware.access import AccessMiddleware
@@ -94,7 +93,7 @@ class Generation:
         for upstream in self._fresh:
             try:
                 await upstream.start()
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, GatewayError) as error:
                 message = f"cannot be started: {error}"
                 raise ConfigError([_problem(f"upstreams.{upstream.settings.name}", message)]) from error
         self._runtime.upstreams = self.upstreams
@@ -326,7 +325,7 @@ class _Compiler:
         websocket = WebSocketProxy(
             upstream,
             build_request=outbound.request_for,
-            clean_fields=lambda fields: inbound_fields(fields, drop=hidden),
+            clean_fields=http.public_fields,
             live=runtime.websockets,
             settings=settings,
             timeout_s=config.timeout,

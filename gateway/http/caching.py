@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.http.cache_control import MAX_SECONDS, RequestDirectives, ResponseDirectives, effective_directives
-from gateway.http.dates import http_date, parse_http_date
-from gateway.http.fields import Fields, get_all, get_first, without
+from gateway.http.dates import parse_http_date
+from gateway.http.fields import Fields, get_all, get_first
+from gateway.http.stored_fields import date_of
 from gateway.http.vary import vary_names
 
 HEURISTIC_STATUSES = frozenset([200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501])
@@ -53,26 +54,6 @@ KEEP_FOR_VALIDATION_S = 3600.0
 
 STALE_IF_ERROR_STATUSES = frozenset([500, 502, 503, 504])
 SAFE_METHODS = frozenset(["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"])
-
-_NEVER_STORED = frozenset(
-    [
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"age",
-    ]
-)
-# Fields that describe the stored bytes: a 304 is about them, and what it says of its own empty body is not.
-_NOT_UPDATED = _NEVER_STORED | frozenset(
-    [b"content-length", b"content-encoding", b"content-type", b"content-range", b"content-digest", b"content-md5"]
-)
 
 Reuse = Literal["fresh", "stale", "behind", "validate", "request"]
 """How a stored answer may be used: fresh; stale because the client takes it so; stale while it is validated behind the
@@ -253,13 +234,6 @@ def _window_s(stated: int | None, own: float, policy: StoragePolicy) -> float:
     return own if stated is None or (policy.override and own) else float(stated)
 
 
-def date_of(fields: Sequence[tuple[bytes, bytes]], received_at: float) -> float:
-    """When the answer was made: Date, or the time of its arrival where that is missing or unreadable."""
-    value = get_first(fields, b"date")
-    parsed = parse_http_date(value, received_at) if value is not None else None
-    return received_at if parsed is None else parsed
-
-
 def initial_age_s(fields: Sequence[tuple[bytes, bytes]], date: float, requested_at: float, received_at: float) -> float:
     """The age at arrival, from Age and Date and the time the request took, RFC 9111 section 4.2.3."""
     apparent_age_s = max(0.0, received_at - date)
@@ -340,46 +314,3 @@ def may_answer_error(freshness: Freshness, asked: RequestDirectives, now: float)
     """Whether a stored answer may stand for an upstream that fails, RFC 5861 section 4."""
     window_s = max(freshness.stale_if_error_s, asked.stale_if_error_s or 0)
     return freshness.may_be_stale and window_s > 0 and now - freshness.fresh_until <= window_s
-
-
-def storable_fields(fields: Fields, directives: ResponseDirectives, received_at: float) -> Fields:
-    """The fields to keep with a stored answer, RFC 9111 section 3.1: with a valid Date, without what is not for others.
-
-    Fields named by ``no-cache="..."`` are left out as well: they could not be used without validation.
-    """
-    excluded = _NEVER_STORED | directives.private_fields | directives.no_cache_fields | _connection_options(fields)
-    kept = without(fields, excluded)
-    dates = get_all(kept, b"date")
-    if len(dates) != 1 or parse_http_date(dates[0], received_at) is None:
-        date = http_date(date_of(fields, received_at))
-        kept = [*without(kept, frozenset([b"date"])), (b"date", date)]
-    return kept
-
-
-def _connection_options(fields: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    named = (name.strip().lower() for value in get_all(fields, b"connection") for name in value.split(b","))
-    return frozenset(name for name in named if name)
-
-
-def updated_fields(stored: Fields, update: Fields) -> Fields:
-    """The fields of a stored answer after a 304 or a HEAD, RFC 9111 section 3.2.
-
-    Vary only grows: a 304 often passes fewer layers than the answer that it confirms.
-    """
-    excluded = _NOT_UPDATED | _connection_options(update)
-    news = [field for field in update if field[0] not in excluded]
-    names = frozenset(name for name, _ in news)
-    merged = without(stored, names) + news
-    if b"vary" in names:
-        missing = set(vary_names(stored) or ()) - set(vary_names(news) or ())
-        merged.extend((b"vary", name) for name in sorted(missing))
-    return merged
-
-
-def head_confirms(stored: Fields, head: Fields) -> bool:
-    """Whether the answer to a HEAD is about what is stored, RFC 9111 section 4.3.5."""
-    for name in (b"etag", b"last-modified", b"content-length"):
-        value = get_first(head, name)
-        if value is not None and value != get_first(stored, name):
-            return False
-    return True

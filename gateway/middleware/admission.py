@@ -57,6 +57,10 @@ class Admission:
         self._request_id_header = request_id_header.lower().encode("ascii")
         self._subject_header = subject_header.lower().encode("ascii")
         self._dropped = frozenset([self._request_id_header, self._subject_header]) - {b""}
+        # The field that tells who the client is is nobody's but a trusted proxy's to send.
+        kind, _, name = client_ip_from.partition(":")
+        source = frozenset([name.lower().encode("ascii")]) if kind == "header" else frozenset()
+        self._dropped_untrusted = self._dropped | source
         self._max_headers = max_headers
         self._max_header_bytes = max_header_bytes
         self._max_target_bytes = max_target_bytes
@@ -77,7 +81,7 @@ class Admission:
         check_query(scope["query_string"])
         exchange.path = read_path(raw_path)
         self._judge(exchange, headers)
-        fields = admitted_fields(headers, drop=self._dropped)
+        fields = admitted_fields(headers, drop=self._dropped if exchange.peer_trusted else self._dropped_untrusted)
         if self._subject_header:
             subject = _certificate_subject(scope)
             if subject:

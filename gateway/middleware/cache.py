@@ -29,7 +29,7 @@ from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange
 from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting
 from gateway.http.cache_status import Forward
 from gateway.http.caching import StoragePolicy, reuse
-from gateway.http.fields import get_first
+from gateway.http.fields import get_joined
 from gateway.http.vary import Selectors, selectors_of, selects
 from gateway.middleware.cache_answer import holds_already, send_entry, send_head_only
 from gateway.middleware.cache_fetch import Fetcher
@@ -229,4 +229,5 @@ def _public_parts(scope: Scope) -> PublicParts:
     path: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
     query: bytes = scope["query_string"]
     target = b"%b?%b" % (path, query) if query else path
-    return scope["scheme"], get_first(scope["headers"], b"host") or b"", target
+    # Several Host fields are no host that is known: joined, they are nobody else's key.
+    return scope["scheme"], get_joined(scope["headers"], b"host") or b"", target

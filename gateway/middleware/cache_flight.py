@@ -26,16 +26,14 @@ from gateway.http.caching import (
     STALE_IF_ERROR_STATUSES,
     Judgement,
     may_answer_error,
-    updated_fields,
 )
-from gateway.http.conditional import weakly_equal
-from gateway.http.fields import Fields, content_length, get_first, without
+from gateway.http.fields import Fields, content_length, without
 from gateway.http.vary import Selectors, selects
 from gateway.middleware.cache_body import GrowingBody, Reader
 from gateway.middleware.cache_plan import FlightPlan, Tower
 from gateway.middleware.cache_request import CacheRequest
 from gateway.middleware.cache_turn import FlightKey, Turn
-from gateway.stores.base import Entry, key_url
+from gateway.stores.base import Entry, Purge, key_url
 
 Outcome = Literal["", "shared", "confirmed", "alone", "failed"]
 
@@ -94,7 +92,9 @@ class Flight:
         self._gathered_bytes = 0
         self._ignores_rest = False
         self._is_unrelated = False
+        self._request_is_due = False
         self._alone_s = 0.0
+        self._purges: list[Purge] = []
 
     # The side of the readers.
 
@@ -120,13 +120,13 @@ class Flight:
 
         It has to be fresh as of when it was asked for: the time that the upstream took does not send everybody again.
         """
-        entry = self.entry
-        return entry is not None and entry.freshness.fresh_until > self.requested_at
+        if self.entry is None or (self.judgement is not None and not self.judgement.storable):
+            return False
+        return self.entry.freshness.fresh_until > self.requested_at
 
     def selects(self, request: CacheRequest) -> bool:
         """Whether the answer is the variant that ``request`` selects."""
-        entry = self.entry
-        return entry is not None and (not entry.selectors or selects(entry.selectors, request.headers))
+        return self.entry is not None and selects(self.entry.selectors, request.headers)
 
     async def relay(self, reader: Reader, request: CacheRequest, fields: Fields) -> None:
         """Send the shared answer with ``fields``, piece by piece as it comes. Raises what broke it."""
@@ -153,6 +153,11 @@ class Flight:
         if self.error is not None:
             # One exception raised by many would gather the tracebacks of all.
             raise self.error if leads else ResponseBroken("the shared answer broke off")
+
+    def purge(self, purge: Purge) -> None:
+        """What is under way is older than ``purge``: if that means it, it is not stored."""
+        self._purges.append(purge)
+        self._tower.land(self)
 
     # The side of the upstream.
 
@@ -190,13 +195,19 @@ class Flight:
         unchanged = self.solo and self.stale is None
         await self.plan.app(self.request.inner_scope(self.stale, unchanged=unchanged), self._receive, self._send)
         if self._is_unrelated:
+            # The 304 was about something that is not here: the answer itself has to be fetched.
             self._is_unrelated = self._ignores_rest = False
             self.stale = None
+            self._request_is_due = True
             await self.plan.app(self.request.inner_scope(None), self._receive, self._send)
         if not self.body.is_complete and not self._ignores_rest:
             raise ResponseBroken("the application ended without a complete answer")
 
     async def _receive(self) -> Message:
+        if self._request_is_due:
+            # The second time that the application is called: the first one has had the end of the request.
+            self._request_is_due = False
+            return {"type": "http.request", "body": b"", "more_body": False}
         message = await self.request.receive()
         if message["type"] == "http.disconnect":
             self.leader_left = True
@@ -242,6 +253,7 @@ class Flight:
             and may_answer_error(stale.freshness, self.request.directives, now)
         ):
             self._ignores_rest = True
+            self._tower.land(self)
             self._decide("failed")
             return
         judgement = self.judgement = self.plan.judge(self.request, status, fields, self.requested_at, now)
@@ -279,28 +291,19 @@ class Flight:
     async def _on_confirmation(self, stale: Entry, update: Fields, now: float) -> None:
         """A 304: what is stored gets its fields and a new life, RFC 9111 section 4.3.4."""
         self._ignores_rest = True
-        etag, known = get_first(update, b"etag"), get_first(stale.fields, b"etag")
-        if etag is not None and known is not None and not weakly_equal(etag, known):
-            # It is about something that is not here: the answer itself has to be fetched.
+        confirmed = self.plan.confirmed(self.request, stale, update, self.requested_at, now)
+        if confirmed is None:
             self._is_unrelated = True
             return
-        merged = updated_fields(stale.fields, update)
-        age = [field for field in update if field[0] == b"age"]
-        judgement = self.judgement = self.plan.judge(
-            self.request, stale.status, [*merged, *age], self.requested_at, now
-        )
-        entry = self.entry = self.plan.entry(self.request, stale.status, merged, judgement, self.requested_at, now)
-        entry.body, entry.size, entry.body_id = stale.body, stale.size, stale.body_id
-        entry.tags = entry.tags or stale.tags
+        self.judgement, self.entry = judgement, entry = confirmed
+        self.outcome = "confirmed"
         if judgement.storable:
-            await self._put(entry, now)
+            await self._keep(entry, now)
         else:
-            # What this 304 brought, a cookie perhaps, is for the client that leads.
-            entry.fields = merged
             self._tower.land(self)
             if judgement.directives.no_store or judgement.directives.private:
                 await self._tower.store.drop(self.request.key, stale)
-        self._decide("confirmed")
+        self.decided.set()
 
     async def _on_body(self, piece: bytes, more: bool) -> None:
         body = self.body
@@ -346,17 +349,18 @@ class Flight:
         if entry.status != 204:
             length = (b"content-length", b"%d" % entry.size)
             entry.fields = [*without(entry.fields, frozenset([b"content-length"])), length]
-        now = self._tower.clock()
+        await self._keep(entry, self._tower.clock())
+        self._stop_gathering()
+
+    async def _keep(self, entry: Entry, now: float) -> None:
+        if any(purge.matches(entry.url, entry.tags, filtered=entry.filtered) for purge in self._purges):
+            return
         kept = self._tower.store.put_now(self.request.key, entry, now)
         if kept is None:
             # Readers have all they need: the store may take its time.
             self.decided.set()
-            await self._put(entry, now)
-        elif kept and self.is_shareable():
-            self._tower.forget_alone(self.request.key)
-
-    async def _put(self, entry: Entry, now: float) -> None:
-        if await self._tower.store.put(self.request.key, entry, now) and self.is_shareable():
+            kept = await self._tower.store.put(self.request.key, entry, now)
+        if kept and self.is_shareable():
             self._tower.forget_alone(self.request.key)
 
     def _decide(self, outcome: Outcome) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 from cachetools import TLRUCache
 
+from gateway.errors import CapacityError
 from gateway.http.cache_key import CacheKey, parse_public_url, with_root
 from gateway.middleware.cache_flight import Flight
 from gateway.middleware.cache_turn import FlightKey
 from gateway.stores.base import CacheStore, Purge
 from gateway.stores.memory import MemoryStore
+
+logger = logging.getLogger("gateway.cache")
 
 MAX_BEHIND = 64
 """Validations under way behind stale answers; beyond it the stale answer is given and nothing started."""
@@ -43,6 +47,8 @@ class Cache:
         """Every fetch under way."""
         self.gathered_bytes = 0
         self._under_way: set[Flight] = set()
+        # By path, for purges by URL: every unsafe request is one.
+        self._by_path: dict[bytes, set[Flight]] = {}
         self._alone: TLRUCache[CacheKey, float] = TLRUCache(MAX_ALONE, ttu=_until, timer=clock)
 
     async def purge(
@@ -72,15 +78,26 @@ class Cache:
         return await self._purge(purge)
 
     async def invalidate(self, url: bytes) -> int:
-        """Drop what is stored for ``url``, in the form of ``public_url``, as unsafe methods do."""
-        return await self._purge(Purge(url=url, at=self.clock()))
+        """Drop what is stored for ``url``, in the form of ``public_url``, as unsafe methods do.
+
+        Does not raise when the store is away: the request that changed something has succeeded.
+        """
+        try:
+            return await self._purge(Purge(url=url, at=self.clock(), insists=False))
+        except CapacityError as error:
+            logger.debug("%s was not invalidated: %s", url.decode("latin-1"), error)
+            return 0
 
     async def _purge(self, purge: Purge) -> int:
-        for flight in list(self.flights.values()):
-            # Tags of what is under way are not known yet: nobody joins what may be outdated.
-            tags = frozenset([purge.tag]) if purge.tag is not None else frozenset()
+        if purge.url is None:
+            flights = list(self._under_way)
+        else:
+            flights = list(self._by_path.get(purge.url.partition(b"?")[0], ()))
+        # The tags of what is under way are not known yet: nobody joins what may be outdated.
+        tags = frozenset() if purge.tag is None else frozenset([purge.tag])
+        for flight in flights:
             if purge.matches(flight.url, tags, filtered=flight.plan.filtered):
-                self.land(flight)
+                flight.purge(purge)
         return await self.store.purge(purge, purge.at)
 
     def stats(self) -> dict[str, Any]:
@@ -109,11 +126,16 @@ class Cache:
         task = flight.task = asyncio.get_running_loop().create_task(flight.run())
         self.background.add(task)
         self._under_way.add(flight)
+        self._by_path.setdefault(flight.url.partition(b"?")[0], set()).add(flight)
         task.add_done_callback(lambda done: self._ended(flight, done))
 
     def _ended(self, flight: Flight, task: asyncio.Task[None]) -> None:
         self.background.discard(task)
         self._under_way.discard(flight)
+        path = flight.url.partition(b"?")[0]
+        self._by_path[path].discard(flight)
+        if not self._by_path[path]:
+            del self._by_path[path]
         self.land(flight)
         # A task that was cancelled before its first step has told nobody.
         flight.give_up()

@@ -9,8 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.exchange import SCOPE_KEY
 from gateway.http.cache_key import public_url, same_origin_url
 from gateway.http.cache_status import Forward
-from gateway.http.caching import SAFE_METHODS, StoragePolicy, head_confirms, judge, storable_fields, updated_fields
+from gateway.http.caching import SAFE_METHODS, StoragePolicy, judge
 from gateway.http.fields import get_all, get_first
+from gateway.http.stored_fields import head_confirms, storable_fields, updated_fields
 from gateway.middleware.cache_handle import Cache
 from gateway.middleware.cache_report import Report, note
 from gateway.middleware.cache_request import CacheRequest

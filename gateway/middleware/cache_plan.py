@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.types import ASGIApp
 
 from gateway.http.cache_key import CacheKey
-from gateway.http.caching import Judgement, StoragePolicy, judge, storable_fields
-from gateway.http.fields import Fields, get_all
+from gateway.http.caching import Judgement, StoragePolicy, judge
+from gateway.http.conditional import weakly_equal
+from gateway.http.fields import Fields, get_all, get_first
+from gateway.http.stored_fields import storable_fields, updated_fields
 from gateway.http.vary import selectors_of
 from gateway.middleware.cache_request import CacheRequest
 from gateway.stores.base import CacheStore, Entry, key_url
@@ -105,3 +107,23 @@ class FlightPlan:
             requested_at=requested_at,
             received_at=received_at,
         )
+
+    def confirmed(
+        self, request: CacheRequest, stale: Entry, update: Fields, requested_at: float, received_at: float
+    ) -> tuple[Judgement, Entry] | None:
+        """What is stored with the fields of a 304, RFC 9111 section 4.3.4; None when that is about something else.
+
+        Where the result is not to be stored, it has all the fields: they are for the client that leads.
+        """
+        etag, known = get_first(update, b"etag"), get_first(stale.fields, b"etag")
+        if etag is not None and known is not None and not weakly_equal(etag, known):
+            return None
+        merged = updated_fields(stale.fields, update)
+        age = [field for field in update if field[0] == b"age"]
+        judgement = self.judge(request, stale.status, [*merged, *age], requested_at, received_at)
+        entry = self.entry(request, stale.status, merged, judgement, requested_at, received_at)
+        if not judgement.storable:
+            entry.fields = merged
+        entry.body, entry.size, entry.body_id = stale.body, stale.size, stale.body_id
+        entry.tags = entry.tags or stale.tags
+        return judgement, entry

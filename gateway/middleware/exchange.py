@@ -26,6 +26,10 @@ Recorder = Callable[[Exchange], None]
 logger = logging.getLogger("gateway")
 
 _KINDS = frozenset(["http", "websocket"])
+_FRAMING = frozenset([b"content-length", b"transfer-encoding"])
+
+_OWN_SERVER = "gateway.target"
+"""Extension by which the gateway's own server is known: it frames every answer as it must be."""
 
 
 class ExchangeMiddleware:
@@ -130,6 +134,9 @@ class Responder:
         for rule in exchange.response_rules:
             rule(self._scope, message)
         fields = message["headers"]
+        if message["status"] == 304 and not self._has_own_server:
+            # Other servers would wait for as many bytes of a body that no 304 has.
+            fields = message["headers"] = [field for field in fields if field[0] != b"content-length"]
         for name, _ in fields:
             if name == b"date":
                 break
@@ -176,7 +183,19 @@ class Responder:
 
     def _answer(self, error: GatewayError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         accept = get_joined(self._scope["headers"], b"accept")
-        return problem_response(error, self._exchange.request_id, accept)
+        status, fields, body = problem_response(error, self._exchange.request_id, accept)
+        if not self._has_own_server and not error.close and self._leaves_upload(error):
+            fields.append((b"connection", b"close"))
+        return status, fields, body
+
+    @property
+    def _has_own_server(self) -> bool:
+        return _OWN_SERVER in (self._scope.get("extensions") or ())
+
+    def _leaves_upload(self, error: GatewayError) -> bool:
+        """Whether ``error`` refuses a request whose body may still be on its way."""
+        is_refusal = isinstance(error, ClientError | CapacityError)
+        return is_refusal and any(name in _FRAMING for name, _ in self._scope["headers"])
 
     async def _refuse_websocket(self, status: int, fields: list[tuple[bytes, bytes]], body: bytes) -> None:
         if "websocket.http.response" in (self._scope.get("extensions") or {}):

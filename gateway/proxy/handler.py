@@ -12,9 +12,10 @@ from starlette.types import Receive, Scope, Send
 from gateway.errors import BodyTooLarge, CapacityError, UpstreamError, UpstreamTimeout
 from gateway.exchange import Attempt, Exchange, Message, ResponseRule, exchange_of
 from gateway.http.fields import Fields, get_first
+from gateway.http.hop_by_hop import inbound_fields
 from gateway.proxy.client_watch import ClientWatch
 from gateway.proxy.outbound import Outbound
-from gateway.proxy.relay import head_fields, relay
+from gateway.proxy.relay import interim_relay, relay
 from gateway.proxy.request_body import RequestBody, has_body
 from gateway.proxy.retry import NO_RETRY, RetryPolicy
 from gateway.upstream.endpoint import Endpoint
@@ -90,9 +91,10 @@ class ProxyHandler:
             try:
                 if self._is_sticky:
                     self._stick(scope, exchange, endpoint)
-                fields = head_fields(response, self._hidden)
-                if self._answer_rules:
-                    fields = self._ruled(scope, response.status_code, fields)
+                fields = self.public_fields(scope, response.status_code, response.raw_fields)
+                if not response.request_complete:
+                    # An early answer: the rest of the upload is not wanted, so the connection cannot be used again.
+                    fields.append((b"connection", b"close"))
                 await relay(response, fields, send)
             except UpstreamError as error:
                 self.upstream.record(endpoint, ok=False, error=error.reason)
@@ -115,6 +117,7 @@ class ProxyHandler:
         last: tuple[Endpoint, InboundResponse] | None = None
         retry_after: bytes | None = None
         retries = spent = 0
+        exchange.decision = upstream.decision
         try:
             while True:
                 # :: Step 2
@@ -214,7 +217,7 @@ class ProxyHandler:
                     "read": self._idle_timeout_s,
                     "write": self._idle_timeout_s,
                 },
-                "on_interim": (scope.get("extensions") or {}).get("gateway.informational"),
+                "on_interim": interim_relay(scope, self._hidden),
                 "scheme": exchange.scheme,
                 "client": (exchange.client, 0),
             },
@@ -239,8 +242,14 @@ class ProxyHandler:
             raise UpstreamTimeout(f"no answer within {self._timeout_s:g} s")
         return remaining
 
-    def _ruled(self, scope: Scope, status: int, fields: Fields) -> Fields:
-        """The fields after the rules for what only this upstream says: references and cookies made public again."""
+    def public_fields(self, scope: Scope, status: int, fields: Fields) -> Fields:
+        """What the client sees of an answer's fields: without those of the hop, references and cookies made public."""
+        fields = inbound_fields(fields, drop=self._hidden)
+        if status == 204:
+            # RFC 9110 section 8.6
+            fields = [field for field in fields if field[0] != b"content-length"]
+        if not self._answer_rules:
+            return fields
         head: Message = {"type": "http.response.start", "status": status, "headers": fields}
         for rule in self._answer_rules:
             rule(scope, head)

@@ -1,8 +1,10 @@
-"""The response head and body on their way to the client."""
+"""A response on its way to the client."""
 
 from __future__ import annotations
 
-from starlette.types import Message, Send
+from collections.abc import Callable
+
+from starlette.types import Message, Scope, Send
 
 from gateway.exchange import WHOLE_FOLLOWS
 from gateway.http.fields import Fields
@@ -10,16 +12,16 @@ from gateway.http.hop_by_hop import inbound_fields
 from gateway.upstream.messages import InboundResponse
 
 
-def head_fields(response: InboundResponse, hidden: frozenset[bytes]) -> Fields:
-    """The fields that the client sees of an upstream's answer."""
-    fields = inbound_fields(response.raw_fields, drop=hidden)
-    if response.status_code == 204:
-        # RFC 9110 section 8.6
-        fields = [field for field in fields if field[0] != b"content-length"]
-    if not response.request_complete:
-        # An early answer: the rest of the upload is not wanted, so the connection cannot be used again.
-        fields.append((b"connection", b"close"))
-    return fields
+def interim_relay(scope: Scope, hidden: frozenset[bytes]) -> Callable[[int, Fields], None] | None:
+    """What passes informational answers on to the client; None where the server cannot send them."""
+    send = (scope.get("extensions") or {}).get("gateway.informational")
+    if send is None:
+        return None
+
+    def pass_on(status: int, fields: Fields) -> None:
+        send(status, inbound_fields(fields, drop=hidden))
+
+    return pass_on
 
 
 async def relay(response: InboundResponse, fields: Fields, send: Send) -> None:

@@ -67,4 +67,5 @@ def conditions(names: Iterable[str | int]) -> frozenset[Condition]:
     return frozenset(known[name] if isinstance(name, str) else name for name in names)
 
 
-NO_RETRY = RetryPolicy(attempts=1, on=frozenset(), methods=frozenset(), max_body=0)
+# What was never sent may still go to another endpoint: that repeats nothing.
+NO_RETRY = RetryPolicy(attempts=1, on=frozenset(["connect"]), methods=frozenset(), max_body=0)

@@ -53,7 +53,7 @@ class Upstream(Protocol):
     def try_acquire(self, scope: Scope, tried: Sequence[Any], /) -> Any | None: ...
     async def acquire(self, scope: Scope, tried: Sequence[Any], timeout_s: float, /) -> Any: ...
     def release(self, endpoint: Any, /) -> None: ...
-    def record(self, endpoint: Any, /, *, ok: bool) -> None: ...
+    def record(self, endpoint: Any, /, *, ok: bool, error: str = "") -> None: ...
     def sticky_cookie(self, scope: Scope, endpoint: Any, /, *, secure: bool) -> bytes | None: ...
 
 
@@ -65,7 +65,7 @@ class WebSocketProxy:
     6 let go of the endpoint
 
     ``build_request`` gives target and fields of the request to one endpoint; the handshake's own fields are added here.
-    ``clean_fields`` takes from an answer what the client must not see. ``timeout_s`` is the time to the answer, all
+    ``clean_fields`` makes an answer's fields those that the client sees. ``timeout_s`` is the time to the answer, all
     attempts and queueing included. Raises the errors of ``gateway.errors`` for whoever answers them.
     """
 
@@ -74,7 +74,7 @@ class WebSocketProxy:
         upstream: Upstream,
         *,
         build_request: Callable[[Scope, Any], tuple[bytes, Fields]],
-        clean_fields: Callable[[Fields], Fields],
+        clean_fields: Callable[[Scope, int, Fields], Fields],
         live: LiveWebSockets,
         settings: WebSocketSettings | None = None,
         timeout_s: float = 30.0,
@@ -145,7 +145,7 @@ class WebSocketProxy:
                 upstream.release(endpoint)
                 if error is failure:
                     raise
-                upstream.record(endpoint, ok=False)
+                upstream.record(endpoint, ok=False, error=error.reason)
                 # What was never sent may go to the next endpoint; what was may have been acted on.
                 if error.request_sent:
                     raise
@@ -206,15 +206,15 @@ class WebSocketProxy:
             return
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._relay_refusal(exchange, socket, send)
+                await self._relay_refusal(scope, exchange, socket, send)
         except TimeoutError:
             raise ResponseBroken(f"the refusal of a WebSocket took longer than {self._timeout_s:g} s") from None
         except OSError as error:
             raise ClientLeft("the client left during the handshake") from error
 
-    async def _relay_refusal(self, exchange: Exchange, socket: UpstreamSocket, send: Send) -> None:
+    async def _relay_refusal(self, scope: Scope, exchange: Exchange, socket: UpstreamSocket, send: Send) -> None:
         status = socket.status
-        fields = self._clean_fields(socket.fields)
+        fields = self._clean_fields(scope, status, socket.fields)
         if status in _BODILESS:
             fields = [field for field in fields if field[0] != b"content-length"]
         await send({"type": "websocket.http.response.start", "status": status, "headers": fields})
@@ -229,7 +229,7 @@ class WebSocketProxy:
         head = {
             "type": "http.response.start",
             "status": _SWITCHING,
-            "headers": end_to_end(self._clean_fields(socket.fields)),
+            "headers": end_to_end(self._clean_fields(scope, _SWITCHING, socket.fields)),
         }
         for rule in exchange.response_rules:
             rule(scope, head)

@@ -38,7 +38,7 @@ class Entry:
     filtered: bool = False
     """Whether ``url`` has only a part of the query that clients send."""
     requested_at: float = 0.0
-    """When it was asked for: a purge after that moment means it too."""
+    """When it was asked for: a purge after that moment may mean it."""
     received_at: float = 0.0
     body_id: str = ""
     """Where a store keeps the body apart."""
@@ -66,6 +66,8 @@ class Purge:
     tag: bytes | None = None
     soft: bool = False
     at: float = field(default=0.0, compare=False)
+    insists: bool = field(default=True, compare=False)
+    """Whether a store that is away is asked all the same."""
 
     def matches(self, url: bytes, tags: frozenset[bytes], *, filtered: bool = False) -> bool:
         """Whether an answer stored under ``url`` with ``tags`` is meant."""
@@ -98,7 +100,7 @@ def _names(entry: Entry) -> list[bytes]:
 
 
 class CacheStore(Protocol):
-    """Keeps answers by key, several per key where they vary. No method raises for an outage: it stores less."""
+    """Keeps answers by key, several per key where they vary. Only ``purge`` raises for an outage."""
 
     max_object_bytes: int | None
     """Bodies beyond it cannot be kept; None: the store does not say."""
@@ -120,7 +122,7 @@ class CacheStore(Protocol):
         ...
 
     async def put(self, key: CacheKey, entry: Entry, now: float) -> bool:
-        """Keep an answer, or one with a new head; whether it is kept: not where a purge since its request means it."""
+        """Keep an answer, or one with a new head; whether it is kept."""
         ...
 
     async def drop(self, key: CacheKey, entry: Entry) -> None:
@@ -128,7 +130,10 @@ class CacheStore(Protocol):
         ...
 
     async def purge(self, purge: Purge, now: float) -> int:
-        """Drop answers, or mark them stale; how many."""
+        """Drop answers, or mark them stale; how many. Raises CapacityError when that cannot be done.
+
+        A store that others write to also refuses what was asked for before the purge and comes after it.
+        """
         ...
 
     async def lock(self, key: CacheKey, ttl_s: float) -> LockState:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from cachetools import TLRUCache
@@ -13,9 +12,6 @@ from gateway.stores.base import Entry, LockState, Purge, insert_variant
 
 # Moving a key to the young end costs more than all the rest of a hit (1.6 of 2.0 us): once a second is fine enough.
 TOUCH_S = 1.0
-
-PURGES_REMEMBERED_S = 120.0
-"""An answer asked for before a purge and received after it is refused this long: no upstream takes longer."""
 
 
 class _Slot:
@@ -68,7 +64,6 @@ class MemoryStore:
         self._by_key: dict[CacheKey, _Slot] = {}
         self._by_url: dict[bytes, set[CacheKey]] = {}
         self._by_tag: dict[bytes, set[CacheKey]] = {}
-        self._purges: deque[Purge] = deque()
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -102,8 +97,6 @@ class MemoryStore:
         return entry.body
 
     def put_now(self, key: CacheKey, entry: Entry, now: float) -> bool:
-        if self._is_purged(entry, now):
-            return False
         slot = self._by_key.get(key)
         kept = [] if slot is None else [other for other in slot.variants if other.freshness.keep_until > now]
         if not self._replace(key, slot, insert_variant(kept, entry), now):
@@ -121,7 +114,6 @@ class MemoryStore:
             self._replace(key, slot, kept, self._clock())
 
     async def purge(self, purge: Purge, now: float) -> int:
-        self._purges.append(purge)
         count = 0
         for key in self._candidates(purge):
             slot = self._by_key.get(key)
@@ -161,14 +153,6 @@ class MemoryStore:
             path = purge.url.partition(b"?")[0]
             return list(self._by_url.get(purge.url, set()) | self._by_url.get(_filtered(path), set()))
         return list(self._by_key)
-
-    def _is_purged(self, entry: Entry, now: float) -> bool:
-        while self._purges and self._purges[0].at < now - PURGES_REMEMBERED_S:
-            self._purges.popleft()
-        return any(
-            purge.at > entry.requested_at and purge.matches(entry.url, entry.tags, filtered=entry.filtered)
-            for purge in self._purges
-        )
 
     def _replace(self, key: CacheKey, slot: _Slot | None, variants: list[Entry], now: float) -> bool:
         if slot is not None:

@@ -18,6 +18,7 @@ import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -124,8 +125,8 @@ class RedisStore:
         name, chunks, size = self._name("b", entry.body_id), list[bytes](), 0
         try:
             while size < entry.size:
-                first = len(chunks)
-                found = await self._do(lambda: self._redis.lrange(name, first, first + CHUNKS_AT_ONCE - 1))  # noqa: B023
+                last = len(chunks) + CHUNKS_AT_ONCE - 1
+                found = await self._do(partial(self._redis.lrange, name, len(chunks), last))
                 if not found:
                     return None
                 chunks.extend(found)
@@ -213,7 +214,7 @@ class RedisStore:
         pipeline.zremrangebyscore(log, "-inf", purge.at - PURGES_REMEMBERED_S)
         pipeline.expire(log, PURGES_REMEMBERED_S)
         try:
-            await self._do(pipeline.execute, always=True)
+            await self._do(pipeline.execute, always=purge.insists)
             count = 0
             async for name, variants in self._candidates(purge):
                 for field, value in variants.items():
@@ -230,12 +231,12 @@ class RedisStore:
     ) -> None:
         if purge.soft:
             outdated = dump_entry(entry.with_head(entry.fields, entry.freshness.outdated(now)))
-            await self._do(lambda: self._eval(_REPLACE, name, field, value, outdated), always=True)
+            await self._do(lambda: self._eval(_REPLACE, name, field, value, outdated), always=purge.insists)
             return
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.hdel(name, cast(str, field))
         pipeline.expire(self._name("b", entry.body_id), REPLACED_BODY_S)
-        await self._do(pipeline.execute, always=True)
+        await self._do(pipeline.execute, always=purge.insists)
 
     async def _candidates(self, purge: Purge) -> AsyncIterator[tuple[str, dict[bytes, bytes]]]:
         """Names and variants of the keys that a purge may mean."""
@@ -245,28 +246,28 @@ class RedisStore:
         elif purge.url is not None:
             index = self._name("u", path_digest(purge.url))
         if index is not None:
-            members = await self._do(lambda: self._redis.smembers(index), always=True)
-            for found in await self._variants([self._name("m", member.decode("ascii")) for member in members]):
+            members = await self._do(lambda: self._redis.smembers(index), always=purge.insists)
+            for found in await self._variants([self._name("m", member.decode("ascii")) for member in members], purge):
                 yield found
             return
         cursor = 0
         pattern = "".join(f"\\{char}" if char in "*?[]\\^" else char for char in self.prefix) + "m:*"
         while True:
-            position = cursor
-            cursor, names = await self._do(lambda: self._redis.scan(position, match=pattern, count=500), always=True)  # noqa: B023
-            for found in await self._variants([name.decode("utf-8") for name in names]):
+            scan = partial(self._redis.scan, cursor, match=pattern, count=500)
+            cursor, names = await self._do(scan, always=purge.insists)
+            for found in await self._variants([name.decode("utf-8") for name in names], purge):
                 yield found
             if not cursor:
                 return
 
-    async def _variants(self, names: Sequence[str]) -> list[tuple[str, dict[bytes, bytes]]]:
+    async def _variants(self, names: Sequence[str], purge: Purge) -> list[tuple[str, dict[bytes, bytes]]]:
         found: list[tuple[str, dict[bytes, bytes]]] = []
         for start in range(0, len(names), 100):
             batch = names[start : start + 100]
             pipeline = self._redis.pipeline(transaction=False)
             for name in batch:
                 pipeline.hgetall(name)
-            found.extend(zip(batch, await self._do(pipeline.execute, always=True), strict=True))
+            found.extend(zip(batch, await self._do(pipeline.execute, always=purge.insists), strict=True))
         return found
 
     async def lock(self, key: CacheKey, ttl_s: float) -> LockState:

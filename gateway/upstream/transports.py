@@ -147,7 +147,8 @@ class ForeignBody(httpx.AsyncByteStream):
     def close(self) -> None:
         """Take no more."""
         if not self._is_closed:
-            task = asyncio.get_running_loop().create_task(self.aclose())
+            self._is_closed = True
+            task = asyncio.get_running_loop().create_task(self._response.aclose())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 

@@ -12,13 +12,10 @@ from gateway.http.caching import (
     StoragePolicy,
     age_value_s,
     freshness_lifetime_s,
-    head_confirms,
     initial_age_s,
     judge,
     may_answer_error,
     reuse,
-    storable_fields,
-    updated_fields,
 )
 from gateway.http.dates import http_date
 from gateway.http.fields import Fields
@@ -246,56 +243,3 @@ def test_answer_with_a_validator_is_kept_for_validation() -> None:
 def test_coded_answer_without_vary_depends_on_accept_encoding() -> None:
     fields = [cc(b"max-age=60"), (b"content-encoding", b"gzip"), (b"vary", b"Origin")]
     assert judge(200, fields, requested_at=NOW, received_at=NOW).vary == (b"accept-encoding", b"origin")
-
-
-def test_fields_that_are_not_stored() -> None:
-    fields = [
-        cc(b'max-age=60, private="x-user", no-cache="set-cookie"'),
-        (b"connection", b"close, X-Hop"),
-        (b"x-hop", b"1"),
-        (b"x-user", b"1"),
-        (b"set-cookie", b"a=1"),
-        (b"age", b"5"),
-        (b"keep-alive", b"1"),
-        (b"transfer-encoding", b"chunked"),
-        (b"proxy-authenticate", b"x"),
-        (b"x-kept", b"1"),
-        (b"x-kept", b"2"),
-        at(b"date", -5),
-    ]
-    kept = storable_fields(fields, effective_directives(fields), NOW)
-    assert kept == [fields[0], (b"x-kept", b"1"), (b"x-kept", b"2"), at(b"date", -5)]
-
-
-@pytest.mark.parametrize("dates", [[], [b"junk"], [http_date(NOW - 5), http_date(NOW - 4)]])
-def test_date_is_repaired(dates: list[bytes]) -> None:
-    fields = [(b"date", date) for date in dates]
-    kept = storable_fields(fields, effective_directives(fields), NOW)
-    assert len(kept) == 1
-    assert kept[0] == at(b"date", -5 if len(dates) == 2 else 0)
-
-
-def test_304_replaces_fields_but_not_those_of_the_body() -> None:
-    stored = [ETAG, cc(b"max-age=1"), (b"content-length", b"4"), (b"content-type", b"a/b"), (b"x", b"1"), (b"x", b"2")]
-    update = [cc(b"max-age=9"), (b"content-length", b"0"), (b"content-type", b"c/d"), (b"x", b"3"), (b"y", b"4")]
-    merged = updated_fields(stored, [*update, (b"connection", b"y"), (b"age", b"3")])
-    assert merged == [ETAG, (b"content-length", b"4"), (b"content-type", b"a/b"), cc(b"max-age=9"), (b"x", b"3")]
-
-
-def test_vary_of_a_stored_answer_only_grows() -> None:
-    merged = updated_fields([(b"vary", b"Accept-Encoding, Origin")], [(b"vary", b"origin, X")])
-    assert merged == [(b"vary", b"origin, X"), (b"vary", b"accept-encoding")]
-
-
-@pytest.mark.parametrize(
-    ("head", "confirms"),
-    [
-        pytest.param([ETAG, (b"content-length", b"4")], True, id="4.3.5-same"),
-        pytest.param([], True, id="4.3.5-says-nothing"),
-        pytest.param([(b"etag", b'"2"')], False, id="4.3.5-other-etag"),
-        pytest.param([(b"content-length", b"5")], False, id="4.3.5-other-length"),
-        pytest.param([at(b"last-modified", -5)], False, id="4.3.5-other-date"),
-    ],
-)
-def test_head_is_about_what_is_stored(head: Fields, confirms: bool) -> None:
-    assert head_confirms([ETAG, (b"content-length", b"4")], head) == confirms

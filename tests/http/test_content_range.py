@@ -72,8 +72,7 @@ def test_several_ranges_are_a_multipart_body(content_type: bytes | None) -> None
     assert dict(fields)[b"content-length"] == b"%d" % len(body)
     whole = b"Content-Type: %b\r\n\r\n%b" % (dict(fields)[b"content-type"], body)
     message = BytesParser().parsebytes(whole)
-    parts = message.get_payload()
-    assert isinstance(parts, list)
+    parts: Any = message.get_payload()
     assert [part["Content-Range"] for part in parts] == ["bytes 0-1/100", "bytes 98-99/100"]
     assert [part.get_payload() for part in parts] == ["ab", "ab"]
     assert [part["Content-Type"] for part in parts] == [content_type and content_type.decode()] * 2

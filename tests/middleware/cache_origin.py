@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.exchange import WHOLE_FOLLOWS
 from gateway.http.dates import http_date
 from gateway.middleware.cache import CacheMiddleware
 from tests.support.messages import Fields, Sent, call, http_scope
@@ -43,7 +44,7 @@ class Answer:
         error: Exception | None = None,
         error_before_head: Exception | None = None,
         dated: bool = True,
-        **start: Any,
+        whole: bool = False,
     ) -> None:
         self.status = status
         self.headers = list(headers)
@@ -53,7 +54,7 @@ class Answer:
         self.error = error
         self.error_before_head = error_before_head
         self.dated = dated
-        self.start = start
+        self.start: dict[str, Any] = {WHOLE_FOLLOWS: True} if whole else {}
 
 
 class Origin:
@@ -125,6 +126,12 @@ def is_hit(sent: Sent) -> bool:
 async def settle(turns: int = 20) -> None:
     """Let tasks that can run do so."""
     for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what no event tells of."""
+    while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 

@@ -90,9 +90,7 @@ async def test_stale_answer_is_fetched_again() -> None:
         pytest.param([cc(b"max-age=60")], [(b"if-match", b'"1"')], {}, False, id="4.3.2-if-match"),
         pytest.param([cc(b"max-age=60")], [], {"max_object_bytes": 4}, True, id="as-large-as-allowed"),
         pytest.param([cc(b"max-age=60")], [], {"max_object_bytes": 3}, False, id="larger-than-allowed"),
-        pytest.param(
-            [cc(b"max-age=60"), (b"content-length", b"4")], [], {"max_object_bytes": 3}, False, id="announced"
-        ),
+        pytest.param([cc(b"max-age=60"), (b"content-length", b"4")], [], {"max_object_bytes": 3}, False, id="said"),
     ],
 )
 async def test_what_is_stored(answer: Any, asked: Any, settings: dict[str, Any], stored: bool) -> None:

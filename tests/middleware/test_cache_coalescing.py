@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.errors import ClientLeft, ResponseBroken
-from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange
+from gateway.exchange import SCOPE_KEY, Exchange
 from gateway.middleware import cache_body, cache_handle
 from gateway.middleware.cache import CacheMiddleware
 from tests.middleware.cache_origin import (
@@ -41,8 +41,7 @@ def client(app: CacheMiddleware, *headers: tuple[bytes, bytes], **scope: Any) ->
 async def test_a_hundred_requests_make_one_upstream_request(whole: bool) -> None:
     clock = Clock()
     gate = asyncio.Event()
-    start = {WHOLE_FOLLOWS: True} if whole else {}
-    origin = Origin(clock, Answer(headers=[FRESH], gate=gate, **start))
+    origin = Origin(clock, Answer(headers=[FRESH], gate=gate, whole=whole))
     app = cached(origin, clock)
     requests = [asyncio.ensure_future(get(app)) for _ in range(100)]
     await settle()
@@ -79,11 +78,8 @@ async def test_answer_that_cannot_be_shared_lets_everybody_go_on_in_parallel() -
 async def test_memory_of_what_cannot_be_shared_ends() -> None:
     clock = Clock()
     gate = asyncio.Event()
-    origin = Origin(
-        clock,
-        Answer(headers=[(b"cache-control", b"private")]),
-        Answer(headers=[(b"cache-control", b"private")], gate=gate),
-    )
+    private = [(b"cache-control", b"private")]
+    origin = Origin(clock, Answer(headers=private), Answer(headers=private, gate=gate))
     app = cached(origin, clock)
     await get(app)
     clock.now += 31
@@ -246,6 +242,23 @@ async def test_validation_is_shared() -> None:
     assert origin.count == 2
 
 
+@pytest.mark.parametrize("own", [(b"set-cookie", b"a=1"), (b"cache-control", b"private, max-age=60")])
+async def test_validation_that_brings_something_personal_is_not_shared(own: tuple[bytes, bytes]) -> None:
+    clock = Clock()
+    gate = asyncio.Event()
+    fields = [FRESH, (b"etag", b'"1"')]
+    personal = Answer(status=304, headers=[(b"etag", b'"1"'), own], pieces=[b""], gate=gate)
+    origin = Origin(clock, Answer(headers=fields), personal, Answer(headers=fields, pieces=[b"new"]))
+    app = cached(origin, clock)
+    await get(app)
+    clock.now += 61
+    requests = [asyncio.ensure_future(get(app)) for _ in range(10)]
+    await settle()
+    gate.set()
+    answers = await asyncio.gather(*requests)
+    assert [own in sent.headers for sent in answers] == [True] + [False] * 9
+
+
 async def test_broken_transfer_is_never_stored() -> None:
     clock = Clock()
     more = asyncio.Event()
@@ -282,7 +295,7 @@ async def test_application_that_stops_in_the_middle_is_a_broken_transfer() -> No
 async def test_failure_before_anything_was_sent_can_still_be_an_answer() -> None:
     clock = Clock()
     error = ResponseBroken("cut")
-    origin = Origin(clock, Answer(headers=[FRESH], pieces=[], error=error, **{WHOLE_FOLLOWS: True}))
+    origin = Origin(clock, Answer(headers=[FRESH], pieces=[], error=error, whole=True))
     sent = Sent()
     with pytest.raises(ResponseBroken):
         await cached(origin, clock)(http_scope(), client(cached(origin, clock))._receive, sent)
@@ -530,8 +543,8 @@ async def test_interim_answers_reach_the_client_that_leads() -> None:
     await settle()
     gate.set()
     await asyncio.gather(first.task, second.task)
-    assert [message["type"] for message in first.sent.messages][0] == "http.response.early_hint"
-    assert [message["type"] for message in second.sent.messages][0] == "http.response.start"
+    assert first.sent.messages[0]["type"] == "http.response.early_hint"
+    assert second.sent.messages[0]["type"] == "http.response.start"
 
 
 async def test_application_cannot_send_files_past_the_cache() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from gateway.errors import ResponseBroken
 from gateway.http.dates import http_date
@@ -213,7 +213,12 @@ async def test_304_about_something_else_is_followed_by_a_whole_request() -> None
         Answer(status=304, headers=[(b"etag", b'"2"')], pieces=[b""]),
         Answer(headers=[cc(b"max-age=60"), (b"etag", b'"2"')], pieces=[b"new"]),
     )
-    app = cached(origin, clock)
+
+    async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.request"
+        await origin(scope, receive, send)
+
+    app = cached(reading, clock)
     await get(app)
     clock.now += 61
     assert (await get(app)).body == b"new"

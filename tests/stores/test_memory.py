@@ -11,7 +11,7 @@ from gateway.http.cache_key import CacheKey
 from gateway.http.caching import Freshness
 from gateway.http.vary import Selector
 from gateway.stores.base import ENTRY_OVERHEAD_BYTES, MAX_VARIANTS, Entry, Purge, insert_variant, key_url
-from gateway.stores.memory import PURGES_REMEMBERED_S, TOUCH_S, MemoryStore
+from gateway.stores.memory import TOUCH_S, MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -191,20 +191,6 @@ async def test_purge_of_everything_leaves_no_index() -> None:
     assert not store._by_url
     assert not store._by_tag
     assert store.used_bytes == 0
-
-
-async def test_answer_asked_for_before_a_purge_is_not_kept() -> None:
-    clock = Clock()
-    store = MemoryStore(clock=clock)
-    clock.now += 1
-    await store.purge(Purge(tag=b"red", at=clock.now), clock.now)
-    assert not store.put_now(key(), entry(tags=frozenset([b"red"])), clock.now)
-    assert store.put_now(key(), entry(tags=frozenset([b"blue"])), clock.now)
-    assert store.put_now(key(), entry(tags=frozenset([b"red"]), requested_at=clock.now), clock.now)
-    clock.now += PURGES_REMEMBERED_S + 1
-    fresh = Freshness(birth=clock.now, fresh_until=clock.now + 9, keep_until=clock.now + 9)
-    assert store.put_now(key(), entry(tags=frozenset([b"red"]), freshness=fresh), clock.now)
-    assert not store._purges
 
 
 @given(

@@ -18,7 +18,7 @@ from gateway.http.vary import Selector
 from gateway.stores.base import MAX_VARIANTS, Entry, Purge
 from gateway.stores.redis import CHUNK_BYTES, RedisStore
 from gateway.stores.redis_format import dump_entry, key_digest, load_entry, load_purge
-from tests.middleware.cache_origin import Answer, Client, Clock, Origin, cached, get, is_hit, status_of
+from tests.middleware.cache_origin import Answer, Client, Clock, Origin, ask, cached, get, is_hit, status_of
 from tests.stores.redis_server import REDIS_SERVER, FailingProxy, running_redis
 from tests.support.messages import http_scope
 
@@ -291,6 +291,7 @@ async def test_requests_go_on_without_redis_and_with_it_again(
         assert len([record for record in caplog.records if "is away" in record.message]) == 1
         with pytest.raises(CapacityError):
             await app.cache.purge(everything=True)
+        assert (await ask(app, "POST")).status == 200
         caplog.clear()
         if failure == "refused":
             await proxy.open()

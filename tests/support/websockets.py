@@ -73,7 +73,7 @@ class Endpoints:
     def release(self, endpoint: Endpoint) -> None:
         self.held -= 1
 
-    def record(self, endpoint: Endpoint, *, ok: bool) -> None:
+    def record(self, endpoint: Endpoint, *, ok: bool, error: str = "") -> None:
         self.records.append((endpoint.label, ok))
 
     def sticky_cookie(self, scope: Scope, endpoint: Endpoint, *, secure: bool) -> bytes | None:
@@ -111,7 +111,7 @@ class Gateway:
         self.exchanges: list[Exchange] = []
         self.ended: asyncio.Queue[Exchange] = asyncio.Queue()
         options.setdefault("build_request", plain_request)
-        options.setdefault("clean_fields", lambda fields: [field for field in fields if field[0] not in _HIDDEN])
+        options.setdefault("clean_fields", lambda scope, status, fields: [field for field in fields if field[0] not in _HIDDEN])
         self.proxy = WebSocketProxy(self.upstream, live=self.live, **options)
 
     def pass_time(self, seconds: float) -> None:

@@ -17,9 +17,7 @@ def parse(*lines: bytes) -> tuple[int, float | None]:
 
 
 def test_a_head_keeps_order_repetition_and_bytes_and_lowers_names() -> None:
-    block = (
-        b"HTTP/1.1 200 Fine\r\nSet-Cookie: a=1\r\nX-B:  \xe9\t,x \t\r\nSet-Cookie: b=2\r\nEmpty:\r\nContent-Length: 5"
-    )
+    block = b"HTTP/1.1 200 F\r\nSet-Cookie: a=1\r\nX-B:  \xe9\t,x \t\r\nSet-Cookie: b=2\r\nEmpty:\r\nContent-Length: 5"
     parser = HeadParser()
     for _ in range(2):  # the second time from memory
         status, version, reason, fields, framing, idle_s = parser.parse(block)
