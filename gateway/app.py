@@ -57,7 +57,10 @@ class Gateway(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # With nothing of the user's own in it, Starlette's stack only costs: 5 us of its exception layers a request.
         if self._plain and not self.user_middleware and not self.router.routes and scope["type"] != "lifespan":
-            await self._serve(scope, receive, send)
+            if self._loop is not asyncio.get_running_loop() or scope["root_path"]:
+                await self._serve(scope, receive, send)
+            else:
+                await self.live.serve(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

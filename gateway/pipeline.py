@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -86,7 +86,41 @@ class Generation:
         self.table = RouteTable(
             route_rule(route, index, self.routes[route.name]) for index, route in enumerate(config.routes)
         )
-        self.app: ASGIApp = _gateway_wide(config, runtime, Dispatcher(self.table))
+        self.in_flight = 0
+        """Exchanges that began on this generation and have not ended."""
+        self.on_idle: Callable[[], None] | None = None
+        """Called when the last one has ended, once somebody waits for that."""
+        self.app: ASGIApp = self._gateway_wide(Dispatcher(self.table))
+
+    def _enter(self, scope: Scope, exchange: Exchange) -> None:
+        self.in_flight += 1
+
+    def _leave(self, exchange: Exchange) -> None:
+        self.in_flight -= 1
+        if self.on_idle is not None and not self.in_flight:
+            self.on_idle()
+
+    def _gateway_wide(self, app: ASGIApp) -> ASGIApp:
+        """The layers that every request passes, outermost last to be built."""
+        runtime = self._runtime
+        server, limits = self.config.server, self.config.server.limits
+        subject = server.tls.subject_header if server.tls is not None else ""
+        admission = Admission(
+            pseudonym=server.via or runtime.pseudonym,
+            trusted=Networks(server.trusted_proxies),
+            client_ip_from=server.client_ip_from,
+            request_id_header=server.request_id_header,
+            subject_header=subject,
+            max_headers=limits.max_headers,
+            max_header_bytes=limits.max_header_bytes,
+            max_target_bytes=limits.max_target_bytes,
+        )
+        return ExchangeMiddleware(
+            app,
+            gates=(self._enter, admission),
+            recorders=(*runtime.recorders, self._leave),
+            request_id_header=server.request_id_header,
+        )
 
     async def start(self) -> None:
         """Start the upstreams that no earlier generation runs. Raises ConfigError when one cannot be."""
@@ -131,12 +165,16 @@ class Route:
 
 
 class Dispatcher:
-    """Hands each request to the stack of its route."""
+    """Hands each request to the stack of its route.
+
+    Like other layers that have nothing to do afterwards it returns the next one's awaitable: a coroutine of its own
+    would cost 0.5 us.
+    """
 
     def __init__(self, table: RouteTable) -> None:
         self._match = table.match
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange: Exchange = scope[SCOPE_KEY]
         assert exchange.path is not None
         match = self._match(exchange.method, exchange.host, exchange.path, scope, exchange.client)
@@ -144,26 +182,7 @@ class Dispatcher:
         exchange.route = route.name
         exchange.params = match.params
         exchange.response_rules = route.response_rules
-        await route.app(scope, receive, send)
-
-
-def _gateway_wide(config: Config, runtime: Runtime, app: ASGIApp) -> ASGIApp:
-    """The layers that every request passes, outermost last to be built."""
-    server, limits = config.server, config.server.limits
-    subject = server.tls.subject_header if server.tls is not None else ""
-    admission = Admission(
-        pseudonym=server.via or runtime.pseudonym,
-        trusted=Networks(server.trusted_proxies),
-        client_ip_from=server.client_ip_from,
-        request_id_header=server.request_id_header,
-        subject_header=subject,
-        max_headers=limits.max_headers,
-        max_header_bytes=limits.max_header_bytes,
-        max_target_bytes=limits.max_target_bytes,
-    )
-    return ExchangeMiddleware(
-        app, gates=(admission,), recorders=runtime.recorders, request_id_header=server.request_id_header
-    )
+        return route.app(scope, receive, send)
 
 
 class _Compiler:
@@ -207,7 +226,7 @@ class _Compiler:
         if config.cache is not None:
             app = self._cache(app, config, config.cache)
         for middleware in reversed(config.middleware):
-            app = _user_middleware(config.name, middleware.use)(app, **middleware.arguments())
+            app = _with_middleware(app, config.name, middleware.use, middleware.arguments())
         if config.cors is not None:
             cors = config.cors
             app = PreflightMiddleware(
@@ -340,8 +359,8 @@ class ByKind:
         self._http = http
         self._websocket = websocket
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._http if scope["type"] == "http" else self._websocket)(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return (self._http if scope["type"] == "http" else self._websocket)(scope, receive, send)
 
 
 async def _forbidden(scope: Scope, receive: Receive, send: Send) -> None:
@@ -422,17 +441,19 @@ def _query(cache: CacheConfig) -> QuerySetting:
     return {"except": query.except_ or (), "sort": query.sort}
 
 
-def _user_middleware(route: str, name: str) -> Any:
-    """The class that ``package.module:Class`` names. Raises ConfigError."""
+def _with_middleware(app: ASGIApp, route: str, name: str, arguments: dict[str, Any]) -> ASGIApp:
+    """``app`` inside the middleware that ``package.module:Class`` names. Raises ConfigError."""
     module_name, _, attribute = name.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        message = f"the middleware {name!r} cannot be imported: {error}"
+        made: ASGIApp = found(app, **arguments)
+    except Exception as error:
+        # Whatever the user's own code raises: a running gateway must not be hurt by it.
+        message = f"the middleware {name!r} cannot be made: {type(error).__name__}: {error}"
         raise ConfigError([_problem(f"routes.{route}.middleware", message)]) from error
-    return found
+    return made
 
 
 def _upstreams(config: Config, runtime: Runtime, previous: Generation | None) -> dict[str, Upstream]:
@@ -442,10 +463,14 @@ def _upstreams(config: Config, runtime: Runtime, previous: Generation | None) ->
         budgets = [route.retry.budget for route in config.routes if name in upstream_names(route) and route.retry]
         settings = upstream_settings(name, table, retry_budget=max(budgets, default=0.2), sticky_key=runtime.secret)
         old = previous.upstreams.get(name) if previous is not None else None
-        if old is None:
-            upstreams[name] = runtime.make_upstream(settings)
-        else:
-            upstreams[name] = old if old.settings == settings else old.successor(settings)
+        try:
+            if old is None:
+                upstreams[name] = runtime.make_upstream(settings)
+            else:
+                upstreams[name] = old if old.settings == settings else old.successor(settings)
+        except (OSError, ValueError) as error:
+            # An application that cannot be imported, a certificate that cannot be read.
+            raise ConfigError([_problem(f"upstreams.{name}", str(error))]) from error
     return upstreams
 
 

@@ -5,24 +5,32 @@ app.add_middleware(AuthMiddleware, authenticator=ApiKeys({"alice": "sha256:..."}
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import GatewayError
 from gateway.exchange import exchange_of
 from gateway.http.fields import Fields, without
-from gateway.middleware.refusal import refuse
+from gateway.middleware.refusal import answer, refuse
+
+NAMELESS = "authenticated"
+"""The name of those who are known, but not by name: whoever was let in must never look like nobody."""
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """Who a client is: a name for log and rate limit, and request fields that tell the service."""
 
     user: str
     fields: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Elsewhere(NamedTuple):
+    """What the client gets instead of the resource, such as the way to a page where it can log in."""
+
+    status: int
+    fields: Fields
 
 
 class Authenticator(Protocol):
@@ -33,9 +41,26 @@ class Authenticator(Protocol):
     identity_fields: frozenset[bytes]
     """Request fields that only the gateway may set."""
 
-    def authenticate(self, scope: Scope) -> Awaitable[Identity]:
+    def authenticate(self, scope: Scope) -> Awaitable[Identity | Elsewhere]:
         """Who sent the request. Raises Unauthorized or Forbidden, or what keeps it from knowing."""
         ...
+
+
+class Fetched(Protocol):
+    """An answer to a fetch; names of fields in lower case."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def fields(self) -> Fields: ...
+
+    @property
+    def body(self) -> bytes: ...
+
+
+Fetch = Callable[[str, Sequence[tuple[bytes, bytes]]], Awaitable[Fetched]]
+"""Gets a URL with these request fields, without redirects, bounded in size and time. Raises GatewayError."""
 
 
 class AuthMiddleware:
@@ -62,14 +87,22 @@ class AuthMiddleware:
         except GatewayError as error:
             await refuse(error, scope, send)
             return
+        if isinstance(identity, Elsewhere):
+            await answer(identity.status, [*identity.fields, (b"content-length", b"0")], b"", scope, send)
+            return
         exchange = exchange_of(scope)
         if exchange is not None:
-            exchange.user = identity.user
+            exchange.user = identity.user or NAMELESS
         headers: Fields = [*without(scope["headers"], self._removed), *identity.fields]
         await self.app({**scope, "headers": headers}, receive, send)
 
 
 def single_value(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     """The value of a field that stands in the request exactly once; of two, nobody could say which one counts."""
-    values = [value for key, value in headers if key == name]
-    return values[0] if len(values) == 1 else None
+    found = None
+    for key, value in headers:
+        if key == name:
+            if found is not None:
+                return None
+            found = value
+    return found

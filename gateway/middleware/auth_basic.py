@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -14,19 +15,22 @@ from collections.abc import Callable, Mapping
 from cachetools import TTLCache
 from starlette.types import Scope
 
-from gateway.errors import Unauthorized
+from gateway.errors import Overloaded, Unauthorized
 from gateway.middleware.auth import Identity, single_value
 
 VERDICT_TTL_S = 10.0
 MAX_VERDICTS = 1024
 MAX_CREDENTIALS_BYTES = 1024
+MAX_VERIFYING = 128
+"""Passwords that may wait to be verified; beyond, 503: each takes a core for tens of milliseconds."""
 
 
 class BasicAuthenticator:
     """Knows users by name and password; ``users`` has argon2 or bcrypt hashes by name.
 
-    A hash takes tens of milliseconds, so it is verified in a thread and a good verdict is remembered for ten seconds,
-    under a keyed hash of the credentials. Raises ValueError for a hash of another kind.
+    A hash takes tens of milliseconds, so it is verified in a thread, a few at a time and each once however many
+    requests bring it; a good verdict is remembered for ten seconds, under a keyed hash of the credentials. Raises
+    ValueError for a hash of another kind.
     """
 
     credential_fields = frozenset([b"authorization"])
@@ -39,16 +43,20 @@ class BasicAuthenticator:
         from pwdlib.hashers.argon2 import Argon2Hasher
         from pwdlib.hashers.bcrypt import BcryptHasher
 
-        self._hasher = PasswordHash((Argon2Hasher(), BcryptHasher()))
+        hashers = (Argon2Hasher(), BcryptHasher())
+        self._hasher = PasswordHash(hashers)
         for name, stored in users.items():
-            if not stored.startswith(("$argon2", "$2a$", "$2b$", "$2y$")):
+            if not any(hasher.identify(stored) for hasher in hashers):
                 raise ValueError(f"the password of {name!r} is no argon2 or bcrypt hash")
         # htpasswd -B writes $2y$, which is $2b$ under another name.
         self._users = {name: stored.replace("$2y$", "$2b$", 1) for name, stored in users.items()}
         # Someone who does not exist takes as long as someone who does.
         self._nobody = next(iter(self._users.values()), None) or self._hasher.hash(secrets.token_hex())
         self._secret = secrets.token_bytes(32)
-        self._verdicts: TTLCache[bytes, str] = TTLCache(MAX_VERDICTS, VERDICT_TTL_S, timer=clock)
+        self._verdicts: TTLCache[bytes, Identity] = TTLCache(MAX_VERDICTS, VERDICT_TTL_S, timer=clock)
+        self._verifying: dict[bytes, asyncio.Task[bool]] = {}
+        # argon2 takes 64 MiB for each that runs.
+        self._threads = asyncio.Semaphore(min(4, os.cpu_count() or 1))
         self._challenge = [(b"www-authenticate", f'Basic realm="{realm}", charset="UTF-8"'.encode("ascii"))]
 
     async def authenticate(self, scope: Scope) -> Identity:
@@ -57,25 +65,35 @@ class BasicAuthenticator:
         if value is None or len(value) > MAX_CREDENTIALS_BYTES:
             raise self._unauthorized("no credentials")
         key = hmac.digest(self._secret, value, hashlib.sha256)
-        user = self._verdicts.get(key)
-        if user is None:
-            user = await self._verify(value)
-            self._verdicts[key] = user
-        return Identity(user)
+        identity = self._verdicts.get(key)
+        if identity is None:
+            name, password = self._credentials(value)
+            if not await self._is_right(key, name, password):
+                raise self._unauthorized("wrong name or password")
+            identity = self._verdicts[key] = Identity(name)
+        return identity
 
-    async def _verify(self, value: bytes) -> str:
-        name, password = self._credentials(value)
+    async def _is_right(self, key: bytes, name: str, password: str) -> bool:
+        task = self._verifying.get(key)
+        if task is None:
+            if len(self._verifying) >= MAX_VERIFYING:
+                raise Overloaded(f"{MAX_VERIFYING} passwords wait to be verified")
+            task = self._verifying[key] = asyncio.create_task(self._verify(name, password))
+            task.add_done_callback(lambda _: self._verifying.pop(key, None))
+        # A client that leaves takes nothing from the others who wait for the same verdict.
+        return await asyncio.shield(task)
+
+    async def _verify(self, name: str, password: str) -> bool:
         stored = self._users.get(name)
-        good = await asyncio.to_thread(self._matches, password, stored or self._nobody)
-        if not good or stored is None:
-            raise self._unauthorized("wrong name or password")
-        return name
+        async with self._threads:
+            matches = await asyncio.to_thread(self._matches, password, stored or self._nobody)
+        return matches and stored is not None
 
     def _matches(self, password: str, stored: str) -> bool:
         try:
             return bool(self._hasher.verify(password, stored))
         except ValueError:
-            # bcrypt takes 72 bytes and no NUL.
+            # bcrypt takes no more than 72 bytes.
             return False
 
     def _credentials(self, value: bytes) -> tuple[str, str]:
@@ -87,7 +105,7 @@ class BasicAuthenticator:
         except (binascii.Error, UnicodeDecodeError):
             raise self._unauthorized("malformed credentials") from None
         name, colon, password = text.partition(":")
-        if not colon:
+        if not colon or "\0" in password:
             raise self._unauthorized("malformed credentials")
         return name, password
 

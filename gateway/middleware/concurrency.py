@@ -11,25 +11,39 @@ from gateway.errors import Overloaded
 from gateway.middleware.refusal import refuse
 
 
-class ConcurrencyMiddleware:
-    """Answers 503 with Retry-After to what exceeds ``max_concurrent`` requests in flight."""
+class InFlight:
+    """Requests that run now."""
 
-    def __init__(self, app: ASGIApp, *, max_concurrent: int) -> None:
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class ConcurrencyMiddleware:
+    """Answers 503 with Retry-After to what exceeds ``max_concurrent`` requests in flight.
+
+    A WebSocket is in flight while it is open. ``in_flight`` is a count shared with other instances, such as the one
+    that a reload replaces.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_concurrent: int, in_flight: InFlight | None = None) -> None:
         if max_concurrent < 1:
             raise ValueError("max_concurrent must be at least 1")
         self.app = app
         self.max_concurrent = max_concurrent
-        self.in_flight = 0
+        self.in_flight = in_flight or InFlight()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        if self.in_flight >= self.max_concurrent:
-            await refuse(Overloaded(f"{self.in_flight} requests are in flight"), scope, send)
+        in_flight = self.in_flight
+        if in_flight.count >= self.max_concurrent:
+            await refuse(Overloaded(f"{in_flight.count} requests are in flight on the route"), scope, send)
             return
-        self.in_flight += 1
+        in_flight.count += 1
         try:
             await self.app(scope, receive, send)
         finally:
-            self.in_flight -= 1
+            in_flight.count -= 1

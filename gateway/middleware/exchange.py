@@ -26,7 +26,6 @@ Recorder = Callable[[Exchange], None]
 logger = logging.getLogger("gateway")
 
 _KINDS = frozenset(["http", "websocket"])
-_FRAMING = frozenset([b"content-length", b"transfer-encoding"])
 
 _OWN_SERVER = "gateway.target"
 """Extension by which the gateway's own server is known: it frames every answer as it must be."""
@@ -184,7 +183,7 @@ class Responder:
     def _answer(self, error: GatewayError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         accept = get_joined(self._scope["headers"], b"accept")
         status, fields, body = problem_response(error, self._exchange.request_id, accept)
-        if not self._has_own_server and not error.close and self._leaves_upload(error):
+        if not self._has_own_server and not error.close and self._leaves_upload():
             fields.append((b"connection", b"close"))
         return status, fields, body
 
@@ -192,10 +191,14 @@ class Responder:
     def _has_own_server(self) -> bool:
         return _OWN_SERVER in (self._scope.get("extensions") or ())
 
-    def _leaves_upload(self, error: GatewayError) -> bool:
-        """Whether ``error`` refuses a request whose body may still be on its way."""
-        is_refusal = isinstance(error, ClientError | CapacityError)
-        return is_refusal and any(name in _FRAMING for name, _ in self._scope["headers"])
+    def _leaves_upload(self) -> bool:
+        """Whether the rest of a request body may still be on its way."""
+        for name, value in self._scope["headers"]:
+            if name == b"content-length":
+                return value.isdigit() and int(value) > self._exchange.body_bytes_in
+            if name == b"transfer-encoding":
+                return True
+        return False
 
     async def _refuse_websocket(self, status: int, fields: list[tuple[bytes, bytes]], body: bytes) -> None:
         if "websocket.http.response" in (self._scope.get("extensions") or {}):

@@ -1,36 +1,27 @@
 """Bounds how often each client may ask, by the generic cell rate algorithm.
 
-app.add_middleware(RateLimitMiddleware, count=100, period_s=1.0, burst=50)
+app.add_middleware(RateLimitMiddleware, count=100, period_s=1, burst=50)
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
-import logging
 import math
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import CapacityError, TooManyRequests
 from gateway.exchange import exchange_of
-from gateway.http.fields import get_first
+from gateway.http.fields import Fields, get_all
+from gateway.middleware.rate_limit_store import CounterStore
 from gateway.middleware.refusal import refuse
 
-if TYPE_CHECKING:
-    from throttled.asyncio import RateLimitResult
-
-logger = logging.getLogger("gateway.rate_limit")
-
-MAX_KEYS = 200_000
-"""Counters kept in memory: about 60 MiB when all are used; beyond, the least recently used start anew."""
-
-REDIS_TIMEOUT_S = 0.25
-
 _IPV6_PREFIX = 64
+_MAX_PLAIN_CHARS = 64
 
 
 class RateLimitMiddleware:
@@ -38,9 +29,9 @@ class RateLimitMiddleware:
 
     ``burst`` requests may come at once. ``key`` is ``client-ip`` (an IPv6 network of 64 bits counts as one client),
     ``user`` (the name that authentication gave, else the address) or ``header:NAME`` (requests without it share one
-    counter). ``store`` is ``memory`` or a redis:// URL; when that fails requests pass (``on_error`` open) or get 503
-    (closed). Every answer carries RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers). ``namespace``
-    keeps the counters of several instances in one store apart.
+    counter). ``store`` is a CounterStore, which several limits may share, ``memory`` or a redis:// URL; when it fails
+    requests pass (``on_error`` open) or get 503 (closed). Every answer carries RateLimit and RateLimit-Policy
+    (draft-ietf-httpapi-ratelimit-headers). ``namespace`` keeps the counters of several limits in one store apart.
     """
 
     def __init__(
@@ -51,23 +42,24 @@ class RateLimitMiddleware:
         period_s: float = 1.0,
         burst: int = 50,
         key: str = "client-ip",
-        store: str = "memory",
+        store: CounterStore | str = "memory",
         on_error: Literal["open", "closed"] = "open",
         namespace: str = "",
     ) -> None:
         self.app = app
         self.on_error = on_error
-        self._namespace = namespace
+        # A limit that was changed starts anew: what the old one counted would be misread.
+        self._prefix = f"{namespace}:{count}/{period_s:g}+{burst}:"
         self._key = key_maker(key)
-        self._limit = _limiter(count, period_s, burst, store)
-        self._policy = f'"default";q={count};w={max(1, round(period_s))}'.encode("ascii")
-        self._store_failed = False
+        store = CounterStore(store) if isinstance(store, str) else store
+        self._limit = store.limiter(count=count, period_s=period_s, burst=burst)
+        self._policy = (b"ratelimit-policy", f'"default";q={count};w={period_s:g}'.encode("ascii"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        result = await self._ask(f"{self._namespace}:{self._key(scope)}")
+        result = await self._limit(self._prefix + self._key(scope))
         if result is None:
             if self.on_error == "closed":
                 await refuse(CapacityError("the store of the rate limit does not answer"), scope, send)
@@ -75,8 +67,8 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         state = result.state
-        fields = [
-            (b"ratelimit-policy", self._policy),
+        fields: Fields = [
+            self._policy,
             (b"ratelimit", b'"default";r=%d;t=%d' % (state.remaining, math.ceil(state.reset_after))),
         ]
         if result.limited:
@@ -91,18 +83,6 @@ class RateLimitMiddleware:
         else:
             await self.app(scope, receive, _adding(fields, send))
 
-    async def _ask(self, key: str) -> RateLimitResult | None:
-        """Count one request; None when the store fails, of which one line is logged until it works again."""
-        try:
-            result = await self._limit(key)
-        except Exception as error:  # The store's client raises errors of many families.
-            if not self._store_failed:
-                self._store_failed = True
-                logger.warning("rate limits fail %s until their store answers again: %s", self.on_error, error)
-            return None
-        self._store_failed = False
-        return result
-
 
 def key_maker(key: str) -> Callable[[Scope], str]:
     """What of a request is counted together; ValueError for a form that is not known."""
@@ -114,7 +94,8 @@ def key_maker(key: str) -> Callable[[Scope], str]:
     if kind != "header" or not name:
         raise ValueError(f"unknown rate limit key {key!r}")
     field = name.lower().encode("ascii")
-    return lambda scope: "header:" + (get_first(scope["headers"], field) or b"").decode("latin-1")
+    # Hashed: a value may be long, and it may be a secret that has no place in a shared store.
+    return lambda scope: "header:" + _hashed(b", ".join(get_all(scope["headers"], field)))
 
 
 def _client(scope: Scope) -> str:
@@ -125,7 +106,14 @@ def _client(scope: Scope) -> str:
 
 def _user(scope: Scope) -> str:
     exchange = exchange_of(scope)
-    return f"user:{exchange.user}" if exchange is not None and exchange.user else _client(scope)
+    if exchange is None or not exchange.user:
+        return _client(scope)
+    user = exchange.user
+    return "user:" + user if len(user) <= _MAX_PLAIN_CHARS else "user#" + _hashed(user.encode("utf-8"))
+
+
+def _hashed(value: bytes) -> str:
+    return hashlib.blake2b(value, digest_size=16).hexdigest()
 
 
 @lru_cache(maxsize=4096)
@@ -139,32 +127,12 @@ def client_network(address: str) -> str:
         return address
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))
+    return str(ipaddress.IPv6Network((int(parsed), _IPV6_PREFIX), strict=False))
 
 
-def _limiter(count: int, period_s: float, burst: int, store: str) -> Callable[[str], Awaitable[RateLimitResult]]:
-    from throttled.asyncio import MemoryStore, Quota, Rate, RateLimiterType, RedisStore, Throttled
-
-    backend: Any
-    if store == "memory":
-        backend = MemoryStore(options={"MAX_SIZE": MAX_KEYS})
-    else:
-        backend = RedisStore(
-            server=store,
-            options={"SOCKET_TIMEOUT": REDIS_TIMEOUT_S, "SOCKET_CONNECT_TIMEOUT": REDIS_TIMEOUT_S},
-        )
-    quota = Quota(Rate(period=timedelta(seconds=period_s), limit=count), burst=burst)
-    throttled = Throttled(using=RateLimiterType.GCRA.value, quota=quota, store=backend)
-
-    def limit(key: str) -> Awaitable[RateLimitResult]:
-        return throttled.limit(key)
-
-    return limit
-
-
-def _adding(fields: list[tuple[bytes, bytes]], send: Send) -> Send:
+def _adding(fields: Fields, send: Send) -> Send:
     async def send_with_fields(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
             message = {**message, "headers": [*message.get("headers", ()), *fields]}
         await send(message)
 

@@ -6,7 +6,7 @@ from starlette.types import Scope, Send
 
 from gateway.errors import GatewayError
 from gateway.exchange import exchange_of
-from gateway.http.fields import get_joined
+from gateway.http.fields import Fields, get_joined
 from gateway.http.problem import problem_response
 
 
@@ -15,6 +15,11 @@ async def refuse(error: GatewayError, scope: Scope, send: Send) -> None:
     if exchange_of(scope) is not None:
         raise error
     status, fields, body = problem_response(error, "", get_joined(scope["headers"], b"accept"))
+    await answer(status, fields, body, scope, send)
+
+
+async def answer(status: int, fields: Fields, body: bytes, scope: Scope, send: Send) -> None:
+    """Answer a request, or a WebSocket's handshake, with this and nothing else."""
     if scope["type"] == "websocket":
         if "websocket.http.response" not in (scope.get("extensions") or {}):
             await send({"type": "websocket.close"})

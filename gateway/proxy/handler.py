@@ -18,6 +18,7 @@ from gateway.proxy.outbound import Outbound
 from gateway.proxy.relay import interim_relay, relay
 from gateway.proxy.request_body import RequestBody, has_body
 from gateway.proxy.retry import NO_RETRY, RetryPolicy
+from gateway.upstream.budget import RetryBudget
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.messages import InboundResponse, OutboundRequest
 from gateway.upstream.pool import Upstream
@@ -116,7 +117,8 @@ class ProxyHandler:
         tried: list[Endpoint] = []
         last: tuple[Endpoint, InboundResponse] | None = None
         retry_after: bytes | None = None
-        retries = spent = 0
+        retries = _Retries(policy, upstream.retry_budget)
+        unsent: UpstreamError | None = None
         exchange.decision = upstream.decision
         try:
             while True:
@@ -125,22 +127,25 @@ class ProxyHandler:
                 endpoint = upstream.try_acquire(scope, tried)
                 if endpoint is None:
                     endpoint = await upstream.acquire(scope, tried, remaining_s)
+                # What was never sent burdens nobody: any other endpoint may have it, whatever count and budget say.
+                if unsent is not None and endpoint in tried and not retries.take():
+                    upstream.release(endpoint)
+                    raise unsent
+                unsent = None
                 try:
                     if endpoint in tried:
-                        await asyncio.sleep(policy.delay_s(retries, self._rng, retry_after))
+                        await asyncio.sleep(policy.delay_s(retries.count, self._rng, retry_after))
                     response = await self._attempt(scope, exchange, body, carries_body, endpoint, fields, deadline)
                 except UpstreamError as error:
                     upstream.release(endpoint)
                     upstream.record(endpoint, ok=False, error=error.reason)
                     # :: Step 5
-                    if not policy.allows_error(error, method) or not body.rewind():
+                    if not policy.allows_error(error, method) or not body.rewind(was_sent=error.request_sent):
                         raise
-                    # What was never sent burdens nobody: any other endpoint may have it, whatever count and budget say.
-                    if error.request_sent or endpoint in tried:
-                        retries += 1
-                        if retries >= policy.attempts or not upstream.retry_budget.try_spend():
-                            raise
-                        spent += 1
+                    if not error.request_sent:
+                        unsent = error
+                    elif not retries.take():
+                        raise
                     tried.append(endpoint)
                     continue
                 except BaseException:
@@ -151,10 +156,8 @@ class ProxyHandler:
                 if response.status_code not in policy.on or not policy.allows_status(response.status_code, method):
                     return last
                 # :: Step 5
-                retries += 1
-                if retries >= policy.attempts or not body.rewind() or not upstream.retry_budget.try_spend():
+                if not body.rewind(was_sent=True) or not retries.take():
                     return last
-                spent += 1
                 retry_after = get_first(response.raw_fields, b"retry-after")
                 tried.append(endpoint)
         except (CapacityError, UpstreamError):
@@ -167,8 +170,7 @@ class ProxyHandler:
                 self._drop(last)
             raise
         finally:
-            for _ in range(spent):
-                upstream.retry_budget.give_back()
+            retries.end()
 
     def _instead_of(
         self, last: tuple[Endpoint, InboundResponse] | None, endpoint: Endpoint, response: InboundResponse
@@ -267,3 +269,28 @@ class ProxyHandler:
         if response.whole is None:
             response.stream.close()
             self.upstream.release(endpoint)
+
+
+class _Retries:
+    """The retries of one exchange."""
+
+    __slots__ = ("_attempts", "_budget", "_spent", "count")
+
+    def __init__(self, policy: RetryPolicy, budget: RetryBudget) -> None:
+        self._attempts = policy.attempts
+        self._budget = budget
+        self._spent = 0
+        self.count = 0
+
+    def take(self) -> bool:
+        """Whether there may be another attempt; it counts."""
+        self.count += 1
+        if self.count >= self._attempts or not self._budget.try_spend():
+            return False
+        self._spent += 1
+        return True
+
+    def end(self) -> None:
+        """Give back what was taken from the upstream's budget."""
+        for _ in range(self._spent):
+            self._budget.give_back()

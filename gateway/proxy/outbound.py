@@ -26,7 +26,8 @@ class Outbound:
     """Turns the client's request into the upstream's; one for each route.
 
     ``host_header`` is ``preserve``, ``upstream`` or a literal. ``drop`` names fields that never leave, such as
-    credentials that the gateway has judged. ``rewrites`` gives the target rule for each base path of the endpoints.
+    credentials that the gateway has judged; ``protected`` fields that the gateway itself has put into the request, which
+    pass whatever their names. ``make_rewrite`` gives the target rule for each base path of the endpoints.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Outbound:
         rule: FieldsRule | None = None,
         host_header: str = PRESERVE,
         drop: frozenset[bytes] = frozenset(),
+        protected: frozenset[bytes] = frozenset(),
     ) -> None:
         self._make_rewrite = make_rewrite
         self._rewrites: dict[bytes, TargetRewrite] = {}
@@ -45,10 +47,11 @@ class Outbound:
         self._host_header = host_header
         self._literal_host = None if host_header in (PRESERVE, UPSTREAM) else host_header.encode("ascii")
         self._drop = drop
+        self._protected = protected
 
     def fields(self, scope: Scope, exchange: Exchange) -> Fields:
         """The fields that every attempt has in common."""
-        fields = outbound_fields(scope["headers"], drop=self._drop)
+        fields = outbound_fields(scope["headers"], drop=self._drop, protected=self._protected)
         for make in self._add:
             fields += make(scope, exchange)
         if self._rule is not None:

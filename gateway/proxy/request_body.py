@@ -24,6 +24,7 @@ class RequestBody:
         "_clock",
         "_ended",
         "_kept",
+        "_lost",
         "_max_bytes",
         "_pending",
         "_position",
@@ -58,6 +59,8 @@ class RequestBody:
         """Index into ``_kept`` of the next piece that a replay gives."""
         self._unread: list[bytes] = []
         """Pieces that were read ahead and can be given once only."""
+        self._lost = False
+        """Whether a piece was given that cannot be given again."""
         self._ended = False
         self.received_bytes = 0
         self.left = False
@@ -79,10 +82,13 @@ class RequestBody:
         """Whether everything received so far can be given again."""
         return self._kept is not None
 
-    def rewind(self) -> bool:
-        """Start again from the first byte; False when not all of it was kept."""
+    def rewind(self, *, was_sent: bool = False) -> bool:
+        """Start again from the first byte; False when that is gone.
+
+        With ``was_sent`` the body has gone out before, and only one that was kept within its limit may do so again.
+        """
         if self._kept is None:
-            return False
+            return not was_sent and not self._lost
         self._position = 0
         return True
 
@@ -120,12 +126,15 @@ class RequestBody:
             self._position += 1
             return piece
         if self._unread:
+            self._lost = True
             return self._unread.pop(0)
         while not self._ended:
             piece = self._take(await self._next_message())
             if piece:
                 if self._kept is not None:
                     self._position = len(self._kept)
+                else:
+                    self._lost = True
                 return piece
         raise StopAsyncIteration
 
@@ -183,6 +192,7 @@ class RequestBody:
                 self._kept.append(piece)
             else:
                 self._unread = self._kept[self._position :]
+                self._lost = self._position > 0
                 self._kept = None
         return piece
 

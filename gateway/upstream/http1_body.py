@@ -69,7 +69,9 @@ class Http1Body(httpx.AsyncByteStream):
             except asyncio.CancelledError:
                 self.close()
                 raise
-            source.forgive_silence()
+            if self._source is not None:
+                # Otherwise the connection has ended the exchange, and may be in the middle of another one.
+                source.forgive_silence()
         return self._take()
 
     def _take(self) -> bytes:

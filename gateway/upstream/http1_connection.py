@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from gateway.errors import (
     BadUpstreamResponse,
@@ -17,13 +17,14 @@ from gateway.http.fields import Fields
 from gateway.upstream.http1_body import Http1Body
 from gateway.upstream.http1_chunked import ChunkedDecoder
 from gateway.upstream.http1_connect import is_proper_end
+from gateway.upstream.http1_flow import NEVER, NO_TIMEOUTS, FlowControl
 from gateway.upstream.http1_head import CHUNKED, UNTIL_CLOSE, Head, HeadParser, PartialHead
 from gateway.upstream.http1_upload import Upload, unread
 from gateway.upstream.messages import InboundResponse, OutboundRequest, RequestStream
 
-NEVER = float("inf")
 _MAX_INTERIM = 32
-_NOTHING: dict[str, Any] = {}
+_CLOSE_S = 1.0
+"""How long the upstream may take over the end of TLS."""
 
 _IDLE, _HEAD, _BODY, _CLOSED = range(4)
 
@@ -52,50 +53,41 @@ class ConnectionOwner(Protocol):
         """The connection is gone."""
 
 
-class Http1Connection(asyncio.Protocol):
+class Http1Connection(FlowControl):
     """Carries one exchange after the other; what it does in between is up to its owner.
 
-    ``deadline`` and ``write_deadline`` are monotonic seconds, for the owner's sweep: past either, ``expire`` is due.
+    Past ``deadline`` or ``write_deadline``, ``expire`` is due.
     """
 
     __slots__ = (
         "_body",
         "_decoder",
-        "_extensions",
         "_head_s",
         "_idle_s",
         "_interims",
         "_is_head",
+        "_on_interim",
         "_outstanding",
         "_owner",
         "_partial",
-        "_read_paused",
         "_state",
-        "_transport",
         "_upload",
         "_waiter",
-        "_write_paused",
         "connect_s",
-        "deadline",
         "is_stale",
-        "write_deadline",
     )
 
     def __init__(self, owner: ConnectionOwner) -> None:
+        super().__init__(owner.clock)
         self._owner = owner
-        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._state = _IDLE
-        self.deadline = NEVER
-        """While idle: when to close. While a head or a piece of body is awaited: when to give up."""
-        self.write_deadline = NEVER
-        """While the upstream takes nothing: when to give up."""
         self.connect_s: float | None = None
         """Seconds that connecting took; None once the connection is reused."""
         self.is_stale = False
         """Whether the connection is reused and no byte of the current answer has come."""
         self._waiter: asyncio.Future[InboundResponse] | None = None
         """Waits for the head; stands for the exchange until the last byte of the response has come."""
-        self._extensions = _NOTHING
+        self._on_interim: Callable[[int, Fields], None] | None = None
         self._head_s = NEVER
         self._is_head = False
         self._idle_s: float | None = None
@@ -107,8 +99,6 @@ class Http1Connection(asyncio.Protocol):
         """Bytes of the body that have not come, or CHUNKED or UNTIL_CLOSE."""
         self._decoder: ChunkedDecoder | None = None
         self._upload: Upload | None = None
-        self._read_paused = False
-        self._write_paused = False
 
     @property
     def is_active(self) -> bool:
@@ -132,9 +122,10 @@ class Http1Connection(asyncio.Protocol):
         self._waiter = waiter = asyncio.get_running_loop().create_future()
         self._state = _HEAD
         self._is_head = request.raw_method == b"HEAD"
-        self._extensions = extensions = request.extensions
         self._interims = 0
-        timeouts = extensions.get("timeout") or _NOTHING
+        extensions = request.extensions
+        self._on_interim = extensions.get("on_interim")
+        self._timeouts = timeouts = extensions.get("timeout") or NO_TIMEOUTS
         head_s = timeouts.get("head", timeouts.get("read"))
         self._head_s = NEVER if head_s is None else head_s
         self._transport.write(head)
@@ -151,7 +142,7 @@ class Http1Connection(asyncio.Protocol):
         self, waiter: asyncio.Future[InboundResponse], stream: RequestStream, started: float
     ) -> InboundResponse:
         # Connecting was part of the time that the answer may take; waiting for the pieces is not.
-        self._head_s -= self._owner.clock() - started
+        self._head_s -= self._clock() - started
         self.deadline = NEVER
         self._upload = upload = Upload(self, self._transport, stream)
         try:
@@ -171,7 +162,9 @@ class Http1Connection(asyncio.Protocol):
         """A deadline has passed."""
         if self._state == _IDLE:
             self.close()
-        elif self._body is not None:
+        elif self._state == _CLOSED:
+            self._transport.abort()
+        elif self._state == _BODY:
             self._fail(ResponseBroken("the upstream was silent for too long inside its response"))
         else:
             self._fail(UpstreamTimeout("no response head in time"))
@@ -179,6 +172,7 @@ class Http1Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close politely; for connections without an exchange."""
         self._state = _CLOSED
+        self.deadline = self._clock() + _CLOSE_S
         self._owner.on_closing(self)
         self._transport.close()
 
@@ -187,13 +181,14 @@ class Http1Connection(asyncio.Protocol):
         self._state = _CLOSED
         self.deadline = self.write_deadline = NEVER
         self._waiter = self._body = self._partial = None
-        self._extensions = _NOTHING
+        self._on_interim = None
         self._stop_upload()
         self._owner.on_closing(self)
         self._transport.abort()
 
     def cut(self) -> None:
-        """End the exchange, if there is one, as broken."""
+        """End the exchange, if there is one, as broken; it is not to be sent again."""
+        self.is_stale = False
         self._fail(self._broken("the connection was cut"))
 
     def _abandon(self, waiter: asyncio.Future[InboundResponse]) -> None:
@@ -250,21 +245,21 @@ class Http1Connection(asyncio.Protocol):
             if head[0] >= 200:
                 self._on_head(head, data[start:])
                 return
-            self._on_interim(head[0], head[3])
+            self._take_interim(head[0], head[3])
         except BadUpstreamResponse as error:
             self._fail(error)
             return
         if len(data) > start:
             self._on_head_data(data[start:])
 
-    def _on_interim(self, status: int, fields: Fields) -> None:
+    def _take_interim(self, status: int, fields: Fields) -> None:
         self._interims += 1
         if status == 101:
             raise BadUpstreamResponse("a 101 that nobody asked for")
         if self._interims > _MAX_INTERIM:
             raise BadUpstreamResponse("too many interim responses")
-        if status != 100 and (tell := self._extensions.get("on_interim")) is not None:
-            tell(status, fields)
+        if status != 100 and self._on_interim is not None:
+            self._on_interim(status, fields)
 
     def _on_head(self, head: Head, rest: bytes) -> None:
         """The final head is here, and ``rest`` of what came with it."""
@@ -344,63 +339,24 @@ class Http1Connection(asyncio.Protocol):
         if self._idle_s == 0.0 or self._transport.is_closing():
             self.close()
             return
-        self._extensions = _NOTHING
+        self._on_interim = None
         self.connect_s = None
         self.is_stale = True
         self._state = _IDLE
-        if self._read_paused:
-            self.resume_reading()
+        self.resume_reading()
         self._owner.on_free(self, self._idle_s)
-
-    def pause_reading(self) -> None:
-        """Take no more from the socket."""
-        if not self._transport.is_closing():
-            self._read_paused = True
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Take from the socket again."""
-        if not self._transport.is_closing():
-            self._read_paused = False
-            self._transport.resume_reading()
-
-    def watch_silence(self) -> None:
-        """Somebody waits for a byte of the body from now on."""
-        read_s = (self._extensions.get("timeout") or _NOTHING).get("read")
-        self.deadline = NEVER if read_s is None else self._owner.clock() + read_s
-
-    def forgive_silence(self) -> None:
-        """Nobody waits for a byte: a slow reader is not a silent upstream."""
-        if self._state == _BODY:
-            self.deadline = NEVER
 
     # Writing.
 
-    def pause_writing(self) -> None:
-        self._write_paused = True
-
     def resume_writing(self) -> None:
-        self._write_paused = False
+        super().resume_writing()
         if self._upload is not None:
             self._upload.on_writable()
-
-    def is_write_paused(self) -> bool:
-        """Whether what was written waits to be taken by the upstream."""
-        return self._write_paused
-
-    def watch_writing(self) -> None:
-        """The upload waits for the upstream from now on."""
-        write_s = (self._extensions.get("timeout") or _NOTHING).get("write")
-        self.write_deadline = NEVER if write_s is None else self._owner.clock() + write_s
-
-    def forgive_writing(self) -> None:
-        """The upload does not wait any more."""
-        self.write_deadline = NEVER
 
     def on_uploaded(self) -> None:
         """The last byte of the request has been written: from now on it is the upstream that is slow."""
         if self._state == _HEAD:
-            self.deadline = self._owner.clock() + self._head_s
+            self.deadline = self._clock() + self._head_s
 
     def on_upload_failed(self, error: Exception) -> None:
         """End the exchange with ``error``."""
@@ -412,9 +368,6 @@ class Http1Connection(asyncio.Protocol):
             upload.stop()
 
     # Beginning and end.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
 
     def eof_received(self) -> None:
         if self._state == _IDLE:

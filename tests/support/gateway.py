@@ -180,8 +180,10 @@ async def serving(
         date_header=False,
     )
     uvicorn_config.load()
-    more = {} if connections is None else {"connections": connections}
-    factory = functools.partial(uvicorn_config.http_protocol_class, uvicorn_config, state, {}, loop, **more)  # type: ignore[arg-type]
+    make: Any = uvicorn_config.http_protocol_class
+    factory = functools.partial(make, uvicorn_config, state, {}, loop)
+    if connections is not None:
+        factory = functools.partial(factory, connections=connections)
     served = Served(gateway, state, connections)
     ticker = Ticker()
     async with contextlib.AsyncExitStack() as stack:
@@ -211,7 +213,7 @@ async def _lifespan(app: ASGIApp) -> AsyncIterator[None]:
         outgoing.put_nowait(message)
 
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-    task = asyncio.ensure_future(app(scope, incoming.get, send))  # type: ignore[arg-type]
+    task: asyncio.Future[None] = asyncio.ensure_future(app(scope, incoming.get, send))
     for phase in ("startup", "shutdown"):
         incoming.put_nowait({"type": f"lifespan.{phase}"})
         message = await outgoing.get()

@@ -238,6 +238,30 @@ async def test_idle_connections_are_closed_before_the_upstream_does(fields: Fiel
         await upstream.connections[0].closed.wait()
 
 
+async def test_who_reads_a_body_does_not_touch_the_deadlines_of_what_comes_after_it() -> None:
+    ticker = ManualTicker()
+    go_on = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.send(response(200, CHUNKED, length=False))
+        await go_on.wait()
+        await connection.send(chunked(b"x"))
+        await connection.wait_eof()
+
+    async with ScriptedUpstream(script) as upstream:
+        transport = transport_to(upstream, ticker=ticker)
+        answer = await transport.handle_async_request(outbound(timeout={"read": 1.0}))
+        reading = asyncio.ensure_future(read(answer))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await reading == b"x"
+        assert transport.idle_count == 1
+        ticker.advance(4.1)
+        assert transport.idle_count == 0
+        await until(lambda: transport.connections == 0)
+
+
 async def test_an_idle_connection_that_is_too_old_is_not_used_even_before_the_sweep() -> None:
     ticker = ManualTicker()
     async with ScriptedUpstream(respond(HELLO)) as upstream:

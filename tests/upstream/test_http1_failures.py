@@ -394,6 +394,18 @@ async def test_cutting_ends_every_exchange() -> None:
         await until(lambda: transport.connections == 0)
 
 
+async def test_what_was_cut_on_a_reused_connection_is_not_sent_again() -> None:
+    async with ScriptedUpstream(closes_on_second_request()) as upstream:
+        transport = transport_to(upstream)
+        await transport.handle_async_request(outbound())
+        exchange = asyncio.ensure_future(transport.handle_async_request(outbound()))
+        await until(lambda: transport.active_count == 1)
+        transport.abort()
+        with pytest.raises(ConnectionBroken):
+            await exchange
+        assert len(upstream.connections) == 1
+
+
 @pytest.mark.parametrize("consumed", [0, 1])
 async def test_closing_an_unfinished_body_closes_the_connection_at_once(consumed: int) -> None:
     async with ScriptedUpstream(respond(CHUNKED + chunked(b"one", last=False))) as upstream:
@@ -437,6 +449,28 @@ async def test_requests_over_tls() -> None:
         assert len(upstream.connections) == 1
         assert upstream.connections[0].transport.get_extra_info("ssl_object").selected_alpn_protocol() is None
         await transport.aclose()
+        assert transport.connections == 0
+
+
+async def test_a_tls_connection_whose_end_is_not_answered_is_cut_after_a_second() -> None:
+    ticker = ManualTicker()
+    server, client = tls(trustme.CA(), "shop.internal")
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.send(HELLO)
+        connection.stop_reading()
+        await asyncio.Event().wait()
+
+    async with ScriptedUpstream(script, ssl_context=server) as upstream:
+        transport = transport_to(upstream, ticker=ticker, ssl_context=client, server_hostname="shop.internal")
+        await transport.handle_async_request(outbound())
+        closing = asyncio.ensure_future(transport.aclose())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        ticker.advance(1.1)
+        await closing
         assert transport.connections == 0
 
 

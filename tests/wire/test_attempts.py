@@ -147,6 +147,18 @@ async def test_refused_goes_through_any_number_of_endpoints(server: str) -> None
                 assert len(exchange.attempts) == 5
 
 
+async def test_an_upstream_that_resets_every_connection_at_once_is_502(server: str) -> None:
+    async def script(connection: ScriptedConnection) -> None:
+        connection.reset()
+
+    async with ScriptedUpstream(script) as origin:
+        table = proxying(origin.url, retry={"backoff": "1ms"}, upstream={"outlier": False})
+        async with serving(table, server=server) as served:
+            for method in ("GET", "POST"):
+                answers = await asyncio.gather(*(served.ask(request(method, body=b"x" * 1000)) for _ in range(50)))
+                assert {answer.status for answer in answers} == {502}
+
+
 # What was sent.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -473,7 +474,7 @@ async def test_the_gateway_answers_the_expectation_itself_and_never_forwards_it(
     ],
 )
 async def test_what_is_refused_is_not_told_to_go_on(
-    server: str, route: dict[str, object], length: bytes, status: int
+    server: str, route: dict[str, Any], length: bytes, status: int
 ) -> None:
     async with ScriptedUpstream(_uploads) as origin, serving(proxying(origin.url, **route), server=server) as served:
         async with served.client() as client:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from gateway.config.load import load_config
 from tests.support.gateway import Answer, proxying, request, serving
 from tests.support.upstream import RecordedRequest, ScriptedUpstream, chunked, respond, response
 from tests.wire.support import own_server
@@ -174,14 +175,8 @@ async def test_a_request_that_comes_back_is_a_loop_and_two_chained_gateways_are_
 
 async def test_a_gateway_that_sends_to_itself_notices(server: str) -> None:
     async with serving({"routes": [{"path": "/*", "respond": {"body": "x"}}]}, server=server) as served:
-        await served.gateway.reload(_table(proxying(f"http://127.0.0.1:{served.port}")))
+        await served.gateway.reload(load_config(proxying(f"http://127.0.0.1:{served.port}")))
         assert (await served.ask(request())).status == 508
-
-
-def _table(table: dict[str, object]) -> object:
-    from gateway.config.load import load_config
-
-    return load_config(table)
 
 
 async def test_the_request_id_of_a_stranger_is_replaced_and_stands_on_both_sides(server: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.support.gateway import proxying, request, serving
@@ -77,7 +79,7 @@ async def test_an_absolute_target_never_changes_where_the_request_goes(server: s
         ({"path": "/f/{rest*}", "rewrite": "/files/{rest}"}, b"/f/a/b%2Fc/", b"/files/a/b%2Fc/"),
     ],
 )
-async def test_a_rewritten_target(server: str, route: dict[str, str], target: bytes, expected: bytes) -> None:
+async def test_a_rewritten_target(server: str, route: dict[str, Any], target: bytes, expected: bytes) -> None:
     async with ScriptedUpstream(respond(OK)) as origin, serving(proxying(origin.url, **route), server=server) as served:
         assert (await served.ask(request("GET", target))).status == 200
         assert origin.requests[0].target == expected

@@ -1,0 +1,112 @@
+"""Where rate limits keep their counters: in this process, or in a Redis that several share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from throttled.asyncio import RateLimitResult
+
+logger = logging.getLogger("gateway.rate_limit")
+
+MAX_KEYS = 200_000
+"""Counters kept in memory: about 60 MiB when all are used; beyond, the least recently used start anew."""
+
+KEY_PREFIX = "gw:limit"
+TIMEOUT_S = 0.25
+"""Longest that a request waits for Redis."""
+RETRY_S = 1.0
+"""How long a Redis that failed is not asked again."""
+MAX_CONNECTIONS = 64
+
+Limiter = Callable[[str], Awaitable["RateLimitResult | None"]]
+"""Counts one request under a key; None when the store fails."""
+
+
+class CounterStore:
+    """Counters by the generic cell rate algorithm; ``url`` is ``memory`` or a redis:// URL (Redis or Valkey).
+
+    Several limits may share one: then all of them together keep at most MAX_KEYS counters in memory. A Redis that is
+    away or slow is left alone for a second at a time; of that, and of its return, one line is logged.
+    """
+
+    def __init__(self, url: str = "memory") -> None:
+        from throttled.asyncio import MemoryStore, RedisStore
+
+        self._store: Any
+        self._errors: tuple[type[Exception], ...] = ()
+        self._is_down = False
+        self._retry_at = -math.inf
+        if url == "memory":
+            self._store = MemoryStore(options={"MAX_SIZE": MAX_KEYS})
+            return
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+        from redis.exceptions import RedisError
+
+        self._errors = (RedisError, OSError, TimeoutError)
+        self._store = RedisStore(
+            server=url,
+            options={
+                "CONNECTION_POOL_CLASS": "redis.asyncio.BlockingConnectionPool",
+                "CONNECTION_POOL_KWARGS": {
+                    "max_connections": MAX_CONNECTIONS,
+                    "timeout": TIMEOUT_S,
+                    "socket_timeout": TIMEOUT_S,
+                    "socket_connect_timeout": TIMEOUT_S,
+                    # The library's own retries would multiply the timeout.
+                    "retry": Retry(NoBackoff(), 0),
+                },
+            },
+        )
+
+    def limiter(self, *, count: int, period_s: float, burst: int) -> Limiter:
+        """What admits ``burst`` requests at once and ``count`` in ``period_s`` seconds (1 or more) after that."""
+        from throttled.asyncio import Quota, Rate, RateLimiterType, Throttled
+
+        if count < 1 or burst < 1 or period_s < 1 or not float(period_s).is_integer():
+            raise ValueError("a rate is a number of requests in a number of whole seconds, with a burst of at least 1")
+        quota = Quota(Rate(period=timedelta(seconds=period_s), limit=count), burst=burst)
+        throttled = Throttled(using=RateLimiterType.GCRA.value, quota=quota, store=self._store, key_prefix=KEY_PREFIX)
+        if not self._errors:
+            return throttled.limit
+
+        async def limit(key: str) -> RateLimitResult | None:
+            return await self._ask(throttled.limit, key)
+
+        return limit
+
+    async def aclose(self) -> None:
+        """Close the connections to Redis."""
+        if self._errors:
+            # The library makes the client and offers no way of closing it.
+            client = self._store._backend.get_client()
+            await client.aclose()
+            await client.connection_pool.disconnect()
+
+    async def _ask(self, limit: Callable[[str], Awaitable[RateLimitResult]], key: str) -> RateLimitResult | None:
+        clock = asyncio.get_running_loop().time
+        if self._is_down:
+            if clock() < self._retry_at:
+                return None
+            # One request finds out; the others do not wait with it.
+            self._retry_at = clock() + RETRY_S
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                result = await limit(key)
+        except self._errors as error:
+            self._retry_at = clock() + RETRY_S
+            if not self._is_down:
+                self._is_down = True
+                reason = str(error) or type(error).__name__
+                logger.warning("the rate limits' Redis is away (%s): nothing is counted until it is back", reason)
+            return None
+        if self._is_down:
+            self._is_down = False
+            logger.warning("the rate limits' Redis is back")
+        return result
