@@ -9,8 +9,13 @@ Gateway-wide, outermost first:
 Per route, outermost first, only what the route asks for:
 
     response rules   on every answer of the route, whoever made it
-    limits           max_concurrent, rate_limit
+    overload         shedding, unless the route is exempt
+    concurrency      max_concurrent
     access           allow, deny
+    rate limit       by address or header: guessing passwords is limited too
+    preflight        of CORS: it never carries credentials
+    authentication
+    rate limit       by user
     middleware       the user's own, in order
     cache            a hit ends here, already compressed and already authorised
     compression
@@ -29,6 +34,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.config.access import AuthConfig, RateLimitConfig
 from gateway.config.document import Config
 from gateway.config.policies import CacheConfig
 from gateway.config.problems import ConfigError, Problem
@@ -45,6 +51,7 @@ from gateway.http.location import upstream_authorities
 from gateway.http.networks import Networks
 from gateway.middleware.access import AccessMiddleware
 from gateway.middleware.admission import Admission
+from gateway.middleware.auth import AuthMiddleware
 from gateway.middleware.cache import CacheMiddleware
 from gateway.middleware.compression import COMPRESSIBLE_TYPES, CompressionMiddleware
 from gateway.middleware.concurrency import ConcurrencyMiddleware
@@ -54,6 +61,7 @@ from gateway.middleware.decompression import DecompressionMiddleware
 from gateway.middleware.exchange import ExchangeMiddleware
 from gateway.middleware.headers import make_headers_rule, make_request_rule
 from gateway.middleware.location import make_location_rule
+from gateway.middleware.overload import OverloadMiddleware
 from gateway.middleware.rate_limit import RateLimitMiddleware
 from gateway.middleware.security_headers import make_security_headers_rule
 from gateway.proxy.fixed import RedirectHandler, RespondHandler
@@ -69,6 +77,7 @@ from gateway.runtime import Runtime
 from gateway.upstream.balancing import make_key
 from gateway.upstream.pool import Upstream
 from gateway.wiring import upstream_settings
+from gateway.wiring_access import authenticator, identity_fields
 
 logger = logging.getLogger("gateway")
 
@@ -94,9 +103,11 @@ class Generation:
 
     def _enter(self, scope: Scope, exchange: Exchange) -> None:
         self.in_flight += 1
+        self._runtime.in_flight.count += 1
 
     def _leave(self, exchange: Exchange) -> None:
         self.in_flight -= 1
+        self._runtime.in_flight.count -= 1
         if self.on_idle is not None and not self.in_flight:
             self.on_idle()
 
@@ -131,6 +142,7 @@ class Generation:
                 message = f"cannot be started: {error}"
                 raise ConfigError([_problem(f"upstreams.{upstream.settings.name}", message)]) from error
         self._runtime.upstreams = self.upstreams
+        self._runtime.forget_routes_but(self.routes)
 
     async def abandon(self) -> None:
         """Close what this generation alone has, after a start that failed."""
@@ -227,6 +239,15 @@ class _Compiler:
             app = self._cache(app, config, config.cache)
         for middleware in reversed(config.middleware):
             app = _with_middleware(app, config.name, middleware.use, middleware.arguments())
+        return self._guarded(app, config)
+
+    def _guarded(self, app: ASGIApp, config: RouteConfig) -> ASGIApp:
+        """The layers that decide who may use a route, and how much, innermost first."""
+        limit = config.rate_limit
+        if limit is not None and limit.key == "user":
+            app = self._rate_limit(app, config.name, limit)
+        if config.auth is not None:
+            app = self._auth(app, config.name, config.auth)
         if config.cors is not None:
             cors = config.cors
             app = PreflightMiddleware(
@@ -236,23 +257,42 @@ class _Compiler:
                 headers=cors.headers,
                 max_age_s=cors.max_age,
             )
+        if limit is not None and limit.key != "user":
+            app = self._rate_limit(app, config.name, limit)
         if config.allow is not None or config.deny:
             app = AccessMiddleware(app, allow=config.allow, deny=config.deny)
-        if config.rate_limit is not None:
-            limit = config.rate_limit
-            app = RateLimitMiddleware(
-                app,
-                count=limit.rate.count,
-                period_s=limit.rate.period_s,
-                burst=limit.burst,
-                key=limit.key,
-                store=limit.store,
-                on_error=limit.on_error,
-                namespace=config.name,
-            )
         if config.max_concurrent:
-            app = ConcurrencyMiddleware(app, max_concurrent=config.max_concurrent)
+            in_flight = self._runtime.in_flight_on(config.name)
+            app = ConcurrencyMiddleware(app, max_concurrent=config.max_concurrent, in_flight=in_flight)
+        overload = self._config.server.overload
+        if (overload.max_in_flight or overload.max_loop_lag) and config.name not in overload.exempt:
+            app = OverloadMiddleware(
+                app,
+                max_in_flight=overload.max_in_flight,
+                max_loop_lag_s=overload.max_loop_lag,
+                in_flight=self._runtime.in_flight,
+                loop_lag=self._runtime.loop_lag,
+            )
         return app
+
+    def _auth(self, app: ASGIApp, name: str, auth: AuthConfig) -> ASGIApp:
+        try:
+            who = authenticator(auth, fetch=self._runtime.fetch)
+        except ValueError as error:
+            raise ConfigError([_problem(f"routes.{name}.auth", str(error))]) from error
+        return AuthMiddleware(app, authenticator=who, forward_credentials=auth.forward_credentials)
+
+    def _rate_limit(self, app: ASGIApp, name: str, limit: RateLimitConfig) -> ASGIApp:
+        return RateLimitMiddleware(
+            app,
+            count=limit.rate.count,
+            period_s=limit.rate.period_s,
+            burst=limit.burst,
+            key=limit.key,
+            store=self._runtime.counters(limit.store),
+            on_error=limit.on_error,
+            namespace=name,
+        )
 
     def _cache(self, app: ASGIApp, config: RouteConfig, cache: CacheConfig) -> ASGIApp:
         return CacheMiddleware(
@@ -309,6 +349,7 @@ class _Compiler:
             add=_added_fields(self._config, runtime),
             rule=_request_rule(config),
             host_header=config.host_header,
+            protected=identity_fields(config.auth, self._config.server.tls),
         )
         hidden = frozenset(name.lower().encode("ascii") for name in config.hide_headers)
         retry = config.retry

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from gateway.config.document import Config
 from gateway.config.server import CacheStoreConfig
 from gateway.middleware.access_log import AccessLog
 from gateway.middleware.cache import Cache
+from gateway.middleware.concurrency import InFlight
 from gateway.middleware.exchange import Recorder
+from gateway.middleware.rate_limit_store import CounterStore
 from gateway.proxy.client_watch import ClientWatch
 from gateway.proxy.websocket import LiveWebSockets
 from gateway.stores.base import CacheStore
 from gateway.stores.memory import MemoryStore
 from gateway.telemetry.metrics import Gauge, Metrics
 from gateway.ticker import Ticker
+from gateway.upstream.fetch import Fetcher
+from gateway.upstream.http1 import Http1Transport
 from gateway.upstream.pool import Upstream
 from gateway.upstream.settings import UpstreamSettings
 from gateway.wiring import transport_factory
@@ -55,7 +59,11 @@ class Runtime:
         self.client_watch: ClientWatch | None = None
         self.upstreams: dict[str, Upstream] = {}
         """Those of the current generation, by name."""
-        self.loop_lag_s = 0.0
+        self.fetch = Fetcher(self.ticker)
+        self.in_flight = InFlight()
+        """Requests and open WebSockets of all generations."""
+        self._in_flight_by_route: dict[str, InFlight] = {}
+        self._counters: dict[str, CounterStore] = {}
         self._published = 0.0
         self.metrics.add_reader(self._readings)
 
@@ -70,6 +78,27 @@ class Runtime:
         """An upstream that has no predecessor."""
         return Upstream(settings, transport_factory=self._transport_factory, ticker=self.ticker, rng=self.rng)
 
+    def counters(self, store: str) -> CounterStore:
+        """The counters of rate limits in ``store``, ``memory`` or a URL: they go on counting after a reload."""
+        found = self._counters.get(store)
+        if found is None:
+            found = self._counters[store] = CounterStore(store)
+        return found
+
+    def in_flight_on(self, route: str) -> InFlight:
+        """The requests on a route, those included that an earlier generation serves."""
+        return self._in_flight_by_route.setdefault(route, InFlight())
+
+    def forget_routes_but(self, names: Container[str]) -> None:
+        """Count no longer for routes that are gone and empty."""
+        for name, in_flight in list(self._in_flight_by_route.items()):
+            if name not in names and not in_flight.count:
+                del self._in_flight_by_route[name]
+
+    def loop_lag(self) -> float:
+        """How many seconds late the event loop was when it last came round."""
+        return self.ticker.lag_s
+
     async def aclose(self) -> None:
         """Write what waits and end the rest."""
         self.metrics.publish()
@@ -78,6 +107,9 @@ class Runtime:
         if self.client_watch is not None:
             self.client_watch.close()
         await self.cache.aclose()
+        await self.fetch.aclose()
+        for counters in self._counters.values():
+            await counters.aclose()
         self.ticker.close()
 
     @property
@@ -87,14 +119,18 @@ class Runtime:
         return (*log, self.metrics.record)
 
     def _sweep(self, now: float) -> None:
-        self.loop_lag_s = self.ticker.lag_s
         if now - self._published >= PUBLISH_S:
             self._published = now
             self.metrics.publish()
 
     def _readings(self) -> Iterator[Gauge]:
-        yield Gauge("event_loop_lag_seconds", "How late the last tick came.", (), self.loop_lag_s)
+        yield Gauge("in_flight", "Requests and open WebSockets in flight.", (), self.in_flight.count)
+        yield Gauge("event_loop_lag_seconds", "How late the last tick came.", (), self.ticker.lag_s)
         yield Gauge("websockets", "WebSockets that are open.", (), len(self.websockets))
+        store = self.cache.store
+        if isinstance(store, MemoryStore):
+            yield Gauge("cache_keys", "Keys in the memory cache.", (), len(store))
+            yield Gauge("cache_bytes", "Space that the memory cache takes.", (), store.used_bytes)
         for name, upstream in self.upstreams.items():
             labels = (("upstream", name),)
             yield Gauge("upstream_pending", "Requests waiting for a connection.", labels, upstream.pending)
@@ -104,6 +140,11 @@ class Runtime:
                 yield Gauge("endpoint_healthy", "1 when active checks pass.", place, float(state.healthy))
                 yield Gauge("endpoint_ejected", "1 while it is ejected.", place, float(state.ejected_until is not None))
                 yield Gauge("endpoint_failures", "Failed attempts.", place, state.failures, is_counter=True)
+            for endpoint in upstream.endpoints:
+                if isinstance(endpoint.transport, Http1Transport):
+                    place = (*labels, ("endpoint", endpoint.label))
+                    connections = endpoint.transport.connections
+                    yield Gauge("endpoint_connections", "Connections, idle ones included.", place, connections)
 
 
 def make_store(config: CacheStoreConfig) -> CacheStore:

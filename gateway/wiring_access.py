@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 
 from gateway.config.access import AuthConfig
+from gateway.config.server import TlsConfig
 from gateway.config.table import FrozenDict
 from gateway.middleware.auth import Authenticator, Fetch
 from gateway.middleware.auth_api_key import ApiKeys
@@ -35,13 +36,13 @@ def authenticator(config: AuthConfig, *, fetch: Fetch) -> Authenticator:
     return ForwardAuthenticator(url=forward.url, fetch=fetch, copy_headers=forward.copy_headers, cache_s=forward.cache)
 
 
-def identity_fields(config: AuthConfig | None) -> frozenset[bytes]:
+def identity_fields(config: AuthConfig | None, tls: TlsConfig | None) -> frozenset[bytes]:
     """Request fields that the gateway sets to tell the service who the client is; whatever their names, they pass."""
-    names: list[str] = []
+    names = [tls.subject_header] if tls is not None and tls.subject_header else []
     if config is not None and config.jwt is not None:
-        names = list(config.jwt.claims_to_headers.values())
+        names += config.jwt.claims_to_headers.values()
     elif config is not None and config.forward is not None:
-        names = list(config.forward.copy_headers)
+        names += config.forward.copy_headers
     return frozenset(name.lower().encode("ascii") for name in names)
 
 

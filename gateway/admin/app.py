@@ -18,6 +18,7 @@ from gateway.http.authority import parse_authority
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _OPEN_PATHS = frozenset(["/live", "/ready"])
+_NOT_STORED = {"Cache-Control": "no-store"}
 
 
 def create_admin(*, is_ready: Callable[[], bool], exposition: Callable[[], bytes], token: str | None = None) -> ASGIApp:
@@ -30,15 +31,15 @@ def create_admin(*, is_ready: Callable[[], bool], exposition: Callable[[], bytes
     """
 
     async def live(request: Request) -> Response:
-        return PlainTextResponse("live\n")
+        return PlainTextResponse("live\n", headers=_NOT_STORED)
 
     async def ready(request: Request) -> Response:
         if is_ready():
-            return PlainTextResponse("ready\n")
-        return PlainTextResponse("not ready\n", status_code=503, headers={"Retry-After": "1"})
+            return PlainTextResponse("ready\n", headers=_NOT_STORED)
+        return PlainTextResponse("not ready\n", status_code=503, headers={"Retry-After": "1", **_NOT_STORED})
 
     async def metrics(request: Request) -> Response:
-        return Response(exposition(), media_type=METRICS_TYPE)
+        return Response(exposition(), media_type=METRICS_TYPE, headers=_NOT_STORED)
 
     routes = [Route("/live", live), Route("/ready", ready), Route("/metrics", metrics)]
     return Guard(Starlette(routes=routes), token=token)
@@ -57,17 +58,22 @@ class Guard:
             if refusal is not None:
                 await refusal(scope, receive, send)
                 return
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
         await self.app(scope, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
         if request.scope["path"] in _OPEN_PATHS and request.method in ("GET", "HEAD"):
             return None
         if self._token is None:
-            if is_loopback_host(request.headers.get("host", "")):
+            hosts = request.headers.getlist("host")
+            if len(hosts) == 1 and is_loopback_host(hosts[0]):
                 return None
             return PlainTextResponse("only for a loopback Host while no token is set\n", status_code=403)
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8"), self._token):
+        values = request.headers.getlist("authorization")
+        scheme, _, given = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._token):
             return None
         return PlainTextResponse("a token is required\n", status_code=401, headers={"WWW-Authenticate": "Bearer"})
 

@@ -12,11 +12,7 @@ from typing import Any
 from gateway.config.problems import KeyPath, Report
 
 NOT_YET: dict[str, tuple[object, ...]] = {
-    "server.overload.max_in_flight": (0,),
-    "server.overload.max_loop_lag": (0.0,),
-    "server.overload.exempt": ((),),
     "upstreams.*.http2": (False,),
-    "routes.*.auth": (None,),
 }
 
 

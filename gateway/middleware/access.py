@@ -5,7 +5,7 @@ app.add_middleware(AccessMiddleware, allow=["10.0.0.0/8"], deny=["10.6.6.0/24"])
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,14 +27,14 @@ class AccessMiddleware:
         self._allow = None if allow is None else Networks(allow)
         self._deny = Networks(deny)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # A plain function that returns the next one's awaitable: a coroutine of its own would cost 0.5 us.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] in ("http", "websocket"):
             exchange = exchange_of(scope)
             address = exchange.client if exchange is not None else (scope.get("client") or ("",))[0]
             if not self.admits(address):
-                await refuse(Forbidden("the client's address is not admitted"), scope, send)
-                return
-        await self.app(scope, receive, send)
+                return refuse(Forbidden("the client's address is not admitted"), scope, send)
+        return self.app(scope, receive, send)
 
     def admits(self, address: str) -> bool:
         """Whether a client at ``address`` may go on."""

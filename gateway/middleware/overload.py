@@ -5,7 +5,7 @@ app.add_middleware(OverloadMiddleware, max_in_flight=1000)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -40,25 +40,22 @@ class OverloadMiddleware:
         self._counts = in_flight is None
         self._loop_lag = loop_lag if max_loop_lag_s else None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
-        if not self._counts:
-            await self._pass(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
+        return self._count(scope, receive, send) if self._counts else self._pass(scope, receive, send)
+
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.in_flight.count += 1
         try:
             await self._pass(scope, receive, send)
         finally:
             self.in_flight.count -= 1
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # A plain function that returns the next one's awaitable: a coroutine of its own would cost 0.5 us.
+    def _pass(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         reason = self.overload()
-        if reason:
-            await refuse(Overloaded(reason), scope, send)
-        else:
-            await self.app(scope, receive, send)
+        return refuse(Overloaded(reason), scope, send) if reason else self.app(scope, receive, send)
 
     def overload(self) -> str:
         """Why a request that is counted already must be shed; empty when it need not."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import BodyTooLarge, CapacityError, UpstreamError, UpstreamTimeout
-from gateway.exchange import Attempt, Exchange, Message, ResponseRule, exchange_of
+from gateway.exchange import WHOLE_FOLLOWS, Attempt, Exchange, Message, ResponseRule, exchange_of
 from gateway.http.fields import Fields, get_first
 from gateway.http.hop_by_hop import inbound_fields
 from gateway.proxy.client_watch import ClientWatch
@@ -25,6 +25,9 @@ from gateway.upstream.pool import Upstream
 
 # Answers that a server gives in the place of one that is gone or full: they count against an endpoint.
 _GATEWAY_STATUSES = frozenset([502, 503, 504])
+
+# What ``answer_rules`` look at: most answers have none of it.
+_RULED = frozenset([b"location", b"content-location", b"refresh", b"set-cookie"])
 
 
 class ProxyHandler:
@@ -96,7 +99,14 @@ class ProxyHandler:
                 if not response.request_complete:
                     # An early answer: the rest of the upload is not wanted, so the connection cannot be used again.
                     fields.append((b"connection", b"close"))
-                await relay(response, fields, send)
+                start: Message = {"type": "http.response.start", "status": response.status_code, "headers": fields}
+                whole = response.whole
+                if whole is not None:
+                    start[WHOLE_FOLLOWS] = True
+                    await send(start)
+                    await send({"type": "http.response.body", "body": whole})
+                else:
+                    await relay(start, response.stream, send)
             except UpstreamError as error:
                 self.upstream.record(endpoint, ok=False, error=error.reason)
                 raise
@@ -135,8 +145,15 @@ class ProxyHandler:
                 try:
                     if endpoint in tried:
                         await asyncio.sleep(policy.delay_s(retries.count, self._rng, retry_after))
-                    response = await self._attempt(scope, exchange, body, carries_body, endpoint, fields, deadline)
+                    outgoing = await _at_hand(body) if carries_body else None
+                    # :: Step 3
+                    request = self._request(scope, exchange, outgoing, endpoint, fields, remaining_s)
+                    # :: Step 4
+                    attempt = Attempt(endpoint.label, self._clock())
+                    exchange.attempts.append(attempt)
+                    response = await endpoint.transport.handle_async_request(request)
                 except UpstreamError as error:
+                    attempt.outcome = type(error).__name__
                     upstream.release(endpoint)
                     upstream.record(endpoint, ok=False, error=error.reason)
                     # :: Step 5
@@ -151,9 +168,14 @@ class ProxyHandler:
                 except BaseException:
                     upstream.release(endpoint)
                     raise
+                assert isinstance(response, InboundResponse)
+                attempt.head_s = self._clock() - attempt.started
+                attempt.status = status = response.status_code
+                attempt.connect_s = response.connect_s
+                attempt.outcome = "ok"
                 last = self._instead_of(last, endpoint, response)
-                upstream.record(endpoint, ok=response.status_code not in _GATEWAY_STATUSES)
-                if response.status_code not in policy.on or not policy.allows_status(response.status_code, method):
+                upstream.record(endpoint, ok=status not in _GATEWAY_STATUSES)
+                if status not in policy.on or not policy.allows_status(status, method):
                     return last
                 # :: Step 5
                 if not body.rewind(was_sent=True) or not retries.take():
@@ -182,39 +204,29 @@ class ProxyHandler:
             self.upstream.release(endpoint)
         return endpoint, response
 
-    async def _attempt(
+    def _request(
         self,
         scope: Scope,
         exchange: Exchange,
-        body: RequestBody,
-        carries_body: bool,
+        body: bytes | RequestBody | None,
         endpoint: Endpoint,
         fields: Fields,
-        deadline: float,
-    ) -> InboundResponse:
-        """One try at one endpoint, up to the response head."""
-        attempt = Attempt(endpoint.label, self._clock())
-        exchange.attempts.append(attempt)
-        # :: Step 3
-        outgoing: bytes | RequestBody | None = None
-        if carries_body:
-            outgoing = body
-            if body.length is not None:
-                whole = await body.at_hand()
-                if whole is not None:
-                    outgoing = whole
-        head_s = max(0.001, deadline + body.waited_s - self._clock())
-        if self._retry.attempt_timeout_s:
-            head_s = min(head_s, self._retry.attempt_timeout_s)
-        request = OutboundRequest(
+        remaining_s: float,
+    ) -> OutboundRequest:
+        """One attempt's request to one endpoint."""
+        head_s = remaining_s
+        if 0 < self._retry.attempt_timeout_s < head_s:
+            head_s = self._retry.attempt_timeout_s
+        connect_s = endpoint.connect_timeout_s
+        return OutboundRequest(
             scope["method"].encode("ascii"),
             endpoint.url,
             self._outbound.fields_for(endpoint, fields),
-            outgoing,
+            body,
             {
                 "target": self._outbound.target_for(endpoint, scope, exchange.params),
                 "timeout": {
-                    "connect": min(head_s, endpoint.connect_timeout_s),
+                    "connect": connect_s if connect_s < head_s else head_s,
                     "head": head_s,
                     "read": self._idle_timeout_s,
                     "write": self._idle_timeout_s,
@@ -224,18 +236,6 @@ class ProxyHandler:
                 "client": (exchange.client, 0),
             },
         )
-        # :: Step 4
-        try:
-            response = await endpoint.transport.handle_async_request(request)
-        except UpstreamError as error:
-            attempt.outcome = type(error).__name__
-            raise
-        assert isinstance(response, InboundResponse)
-        attempt.head_s = self._clock() - attempt.started
-        attempt.status = response.status_code
-        attempt.connect_s = response.connect_s
-        attempt.outcome = "ok"
-        return response
 
     def _remaining_s(self, deadline: float, body: RequestBody) -> float:
         """Seconds to the deadline; the time spent waiting for the client's body does not count."""
@@ -250,13 +250,14 @@ class ProxyHandler:
         if status == 204:
             # RFC 9110 section 8.6
             fields = [field for field in fields if field[0] != b"content-length"]
-        if not self._answer_rules:
-            return fields
-        head: Message = {"type": "http.response.start", "status": status, "headers": fields}
-        for rule in self._answer_rules:
-            rule(scope, head)
-        ruled: Fields = head["headers"]
-        return ruled
+        for field in fields:
+            if field[0] in _RULED:
+                head: Message = {"type": "http.response.start", "status": status, "headers": fields}
+                for rule in self._answer_rules:
+                    rule(scope, head)
+                ruled: Fields = head["headers"]
+                return ruled
+        return fields
 
     def _stick(self, scope: Scope, exchange: Exchange, endpoint: Endpoint) -> None:
         cookie = self.upstream.sticky_cookie(scope, endpoint, secure=exchange.scheme == "https")
@@ -269,6 +270,12 @@ class ProxyHandler:
         if response.whole is None:
             response.stream.close()
             self.upstream.release(endpoint)
+
+
+async def _at_hand(body: RequestBody) -> bytes | RequestBody:
+    """The whole body where it is there already and may go with the head in one write; else the body as a stream."""
+    whole = await body.at_hand() if body.length is not None else None
+    return body if whole is None else whole
 
 
 class _Retries:

@@ -26,8 +26,8 @@ class Outbound:
     """Turns the client's request into the upstream's; one for each route.
 
     ``host_header`` is ``preserve``, ``upstream`` or a literal. ``drop`` names fields that never leave, such as
-    credentials that the gateway has judged; ``protected`` fields that the gateway itself has put into the request, which
-    pass whatever their names. ``make_rewrite`` gives the target rule for each base path of the endpoints.
+    credentials that the gateway has judged; ``protected`` are fields that the gateway itself has put into the request:
+    they pass whatever their names. ``make_rewrite`` gives the target rule for each base path of the endpoints.
     """
 
     def __init__(

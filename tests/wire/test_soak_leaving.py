@@ -101,7 +101,8 @@ async def test_ten_thousand_clients_that_leave_leave_nothing_behind(server: str,
             async def one() -> None:
                 nonlocal stayed
                 async with room:
-                    stayed += await visit(served, rng)
+                    has_stayed = await visit(served, rng)
+                stayed += has_stayed
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(CLIENTS):
