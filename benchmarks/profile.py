@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -109,6 +110,10 @@ async def measure(seconds: float) -> None:
     table = tomllib.loads(gateway_table(8080, 9))
     gateway = Gateway.from_config(table)
     await gateway.start()
+    # As the launcher does it.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     generation = gateway.generation
     for upstream in generation.upstreams.values():
         for endpoint in upstream.endpoints:

@@ -66,7 +66,7 @@ class Gateway(Starlette):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._loop is not asyncio.get_running_loop():
-            await self._start_lazily()
+            await self.start()
         if scope["root_path"]:
             scope = without_root_path(scope)
         await self.live.serve(scope, receive, send)
@@ -74,23 +74,29 @@ class Gateway(Starlette):
     def _build(self, config: Config, previous: Generation | None) -> Generation:
         return Generation(config, self.runtime, previous)
 
-    async def _start_lazily(self) -> None:
-        """Start on the running loop, once, however many requests come first."""
-        if self._starting is None or self._starting.get_loop() is not asyncio.get_running_loop():
-            self._starting = asyncio.create_task(self.start())
-        await asyncio.shield(self._starting)
-
     async def start(self) -> None:
-        """Build the first generation on the running event loop; does nothing when it runs already."""
+        """Build the first generation on the running event loop; does nothing when it runs already.
+
+        Whoever asks while it starts waits for the same start. Raises ConfigError; the next one begins anew.
+        """
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             return
+        if self._starting is None or self._starting.done() or self._starting.get_loop() is not loop:
+            self._starting = loop.create_task(self._start(loop))
+        await asyncio.shield(self._starting)
+
+    async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
             # Another loop, as in tests that run one each: what belonged to the old one is gone with it.
             self.runtime = Runtime(self.config)
         self.live = Live(self._build)
         await self.runtime.start()
-        await self.live.replace(self.config)
+        try:
+            await self.live.replace(self.config)
+        except BaseException:
+            await self.runtime.aclose()
+            raise
         self._loop = loop
 
     async def reload(self, config: str | Path | Config | None = None) -> None:

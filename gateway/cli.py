@@ -1,9 +1,13 @@
-"""The commands: run, check, routes, explain, schema."""
+"""The commands: run, check, routes, explain, schema.
+
+What a command needs is imported when it runs: ``gateway check`` loads neither server nor HTTP client.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +16,53 @@ import click
 from gateway import __version__
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from gateway.config.document import Config
+    from gateway.config.problems import Problem
 
 EXIT_INVALID = 1
 
-config_argument = click.argument("config", default="routes.toml", type=click.Path(dir_okay=False), required=False)
+
+class OneLineErrors(click.Group):
+    """A group whose usage errors are one line on standard error, with exit status 2."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            status = super().main(*args, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context is not None else "gateway"
+            click.echo(f"{command}: {one_line(error.format_message()).rstrip('.')} (see {command} --help)", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(130)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+CONFIG_VARIABLE = "GATEWAY_CONFIG"
+
+config_argument = click.argument(
+    "config", default="routes.toml", type=click.Path(), required=False, envvar=CONFIG_VARIABLE
+)
 format_option = click.option(
-    "--format", "output", type=click.Choice(["text", "json"]), default="text", help="Form of the output."
+    "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of output."
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gateway")
 def main() -> None:
-    """A reverse-proxy gateway: one TOML file, a Starlette application, extended in Python."""
+    """A reverse-proxy gateway: one TOML file, a Starlette application, extended in Python.
+
+    CONFIG is routes.toml unless another file is named, there or by GATEWAY_CONFIG. Exit status: 0 done, 1 the
+    configuration is not valid or the gateway cannot start, 2 the command line is wrong.
+    """
 
 
 @main.command()
@@ -34,12 +71,18 @@ def main() -> None:
 @click.option("--workers", metavar="N", help='Processes sharing the port instead of server.workers, or "auto".')
 @click.option("--reload/--no-reload", default=True, show_default=True, help="Apply changes of the file as they happen.")
 def run(config: str, bind: tuple[str, ...], workers: str | None, reload: bool) -> None:
-    """Serve CONFIG (default routes.toml)."""
+    """Serve CONFIG until stopped.
+
+    SIGHUP reads the file anew, SIGUSR2 replaces the workers one by one, SIGTERM and SIGINT finish what runs and end; a
+    second one ends at once.
+    """
+    overrides = server_overrides(bind, workers)
+    loaded = load_or_exit(config)
+    print_warnings(loaded)
     from gateway.server.run import RunFailed, run_gateway
 
-    loaded = load_or_exit(config)
     try:
-        run_gateway(with_overrides(loaded, bind, workers), watch=reload)
+        run_gateway(loaded, watch=reload, overrides=overrides)
     except RunFailed as failure:
         fail(str(failure))
 
@@ -47,42 +90,52 @@ def run(config: str, bind: tuple[str, ...], workers: str | None, reload: bool) -
 @main.command()
 @config_argument
 def check(config: str) -> None:
-    """Report every problem of CONFIG as file:line:column: key: message."""
+    """Report every problem of CONFIG as file:line:column: key: message.
+
+    Exit status: 0 valid, perhaps with warnings; 1 not valid.
+    """
     loaded = load_or_exit(config)
-    for problem in loaded.warnings:
-        click.echo(f"{problem}", err=True)
-    count = len(loaded.warnings)
-    endings = "" if not count else f", {count} warning{'s' if count > 1 else ''}"
-    click.echo(f"{config}: valid, {len(loaded.routes)} routes, {len(loaded.upstreams)} upstreams{endings}")
+    print_warnings(loaded)
+    counts = [counted(len(loaded.routes), "route"), counted(len(loaded.upstreams), "upstream")]
+    if loaded.warnings:
+        counts.append(counted(len(loaded.warnings), "warning"))
+    click.echo(f"{config}: valid, {', '.join(counts)}")
 
 
 @main.command()
 @config_argument
 @format_option
 def routes(config: str, output: str) -> None:
-    """List the routes of CONFIG in matching order."""
-    from gateway.explain import describe_route, routes_table
+    """List the routes of CONFIG in matching order, with their upstreams and policies.
+
+    The text leaves out policies that are on by default; JSON has them all. Secrets never show.
+    """
+    from gateway.describe import describe_routes, routes_view
     from gateway.routes import route_table
 
     loaded = load_or_exit(config)
-    table = route_table(loaded)
-    by_name = {route.name: route for route in loaded.routes}
-    entries = [describe_route(by_name[rule.name]) for rule in table.in_order()]
+    entries = describe_routes(loaded, [rule.name for rule in route_table(loaded).in_order()])
     if output == "json":
         print_json(entries)
     else:
-        show(routes_table(entries))
+        show(routes_view(entries))
 
 
 @main.command()
 @click.argument("url")
 @click.option("-X", "--method", default="GET", show_default=True, help="Method of the request.")
-@click.option("-H", "--header", "headers", multiple=True, metavar="'Name: value'", help="A field of the request.")
-@click.option("--client", default="127.0.0.1", show_default=True, help="Address of the client.")
-@click.option("--config", "config", default="routes.toml", show_default=True, type=click.Path(dir_okay=False))
+@click.option("-H", "--header", "headers", multiple=True, metavar="'Name: value'", help="A field; may be repeated.")
+@click.option("--client", default="127.0.0.1", show_default=True, metavar="IP", help="Where the request comes from.")
+@click.option(
+    "--config", default="routes.toml", show_default=True, type=click.Path(), envvar=CONFIG_VARIABLE, help="The file."
+)
 @format_option
 def explain(url: str, method: str, headers: tuple[str, ...], client: str, config: str, output: str) -> None:
-    """Say which route URL takes and why, and what happens to the request."""
+    """Say which route URL takes and why the others do not, and what happens to the request.
+
+    URL may be a path, then on localhost; ws:// asks for a WebSocket. Nothing is sent anywhere. Exit status: 0 when a
+    route takes it, 1 when none does.
+    """
     from gateway.explain import Question, explain_request, explanation_text
 
     try:
@@ -93,7 +146,7 @@ def explain(url: str, method: str, headers: tuple[str, ...], client: str, config
     if output == "json":
         print_json(answer)
     else:
-        show(explanation_text(answer))
+        click.echo(explanation_text(answer))
     sys.exit(0 if answer["route"] is not None else EXIT_INVALID)
 
 
@@ -115,32 +168,48 @@ def load_or_exit(path: str) -> Config:
         return load_config(Path(path), extra_warnings=table_warnings)
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(f"{problem}", err=True)
+            click.echo(problem_line(problem), err=True)
         errors = len([problem for problem in error.problems if problem.severity == "error"])
         if errors > 1:
             click.echo(f"{path}: {errors} problems", err=True)
         sys.exit(EXIT_INVALID)
 
 
-def with_overrides(config: Config, bind: tuple[str, ...], workers: str | None) -> Config:
-    """``config`` with what the command line says instead of the file."""
-    import dataclasses
+def print_warnings(config: Config) -> None:
+    """The warnings of a valid configuration, on standard error."""
+    for problem in config.warnings:
+        click.echo(problem_line(problem), err=True)
 
-    from gateway.config.addresses import parse_bind
 
-    changes: dict[str, Any] = {}
-    try:
-        if bind:
-            changes["bind"] = tuple(parse_bind(address) for address in bind)
-    except ValueError as error:
-        raise click.UsageError(f"--bind: {error}") from error
+def problem_line(problem: Problem) -> str:
+    """``file:line:column: key: message``, on one line whatever stands in the file."""
+    if problem.severity == "warning":
+        import dataclasses
+
+        problem = dataclasses.replace(problem, message=f"warning: {problem.message}")
+    return one_line(str(problem))
+
+
+def server_overrides(bind: tuple[str, ...], workers: str | None) -> Mapping[str, Any]:
+    """What the command line says instead of ``[server]``."""
+    found: dict[str, Any] = {}
+    if bind:
+        from gateway.config.addresses import parse_bind
+
+        try:
+            found["bind"] = tuple(parse_bind(address) for address in bind)
+        except ValueError as error:
+            raise click.UsageError(f"--bind: {error}") from error
     if workers is not None:
-        if workers != "auto" and not (workers.isdecimal() and int(workers) > 0):
-            raise click.UsageError('--workers: must be a number from 1 up or "auto"')
-        changes["workers"] = workers if workers == "auto" else int(workers)
-    if not changes:
-        return config
-    return dataclasses.replace(config, server=config.server.model_copy(update=changes))
+        if workers != "auto" and not (workers.isdecimal() and workers.isascii() and int(workers) > 0):
+            raise click.UsageError('--workers: must be a whole number from 1 up, or "auto"')
+        found["workers"] = workers if workers == "auto" else int(workers)
+    return found
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 route``, ``2 routes``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def print_json(value: Any) -> None:
@@ -148,17 +217,26 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def show(renderable: Any) -> None:
-    """Text for people: plain when standard output is no terminal."""
-    if isinstance(renderable, str):
-        click.echo(renderable)
-        return
+def show(renderable: RenderableType) -> None:
+    """Text for people: fitted to a terminal, plain and on long lines when standard output is none."""
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(renderable)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(renderable)
+        return
+    console = Console(highlight=False, color_system=None, width=10_000)
+    with console.capture() as capture:
+        console.print(renderable)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks and control characters, so that it is one line of a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def fail(message: str) -> None:
-    """One clear line on standard error, and exit status 1."""
-    click.echo(f"gateway: {message}", err=True)
-    sys.exit(1)
+    """One clear line for each problem on standard error, and exit status 1."""
+    for line in message.splitlines():
+        click.echo(f"gateway: {line}", err=True)
+    sys.exit(EXIT_INVALID)

@@ -14,6 +14,7 @@ from gateway.routes import upstream_names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 _CONDITIONS_AND_ACTIONS = (
     *("name", "host", "path", "methods", "when", "priority"),
@@ -85,7 +86,8 @@ def endpoint_note(endpoint: EndpointConfig) -> str:
 def policies(config: Config, route: RouteConfig) -> dict[str, Any]:
     """What is applied to a route, by the keys of the file; a switch that is off by default shows only when it is on.
 
-    Values of request headers may be credentials of the gateway, arguments of middleware anything: only their names show.
+    Values of request headers may be credentials of the gateway, arguments of middleware anything: their names show, no
+    more.
     """
     shown = route.model_dump(
         mode="json", exclude={*_CONDITIONS_AND_ACTIONS, "auth", "middleware"}, exclude_defaults=True, by_alias=True
@@ -103,11 +105,10 @@ def policies(config: Config, route: RouteConfig) -> dict[str, Any]:
     if "request_headers" in shown:
         rules = shown["request_headers"]
         shown["request_headers"] = {kind: list(rules[kind]) for kind in rules}
-    if "rate_limit" in shown and route.rate_limit is not None and route.rate_limit.store != "memory":
-        # Its URL may hold a password.
-        shown["rate_limit"]["store"] = "redis"
-    elif "rate_limit" in shown:
-        shown["rate_limit"].setdefault("rate", str(route.rate_limit.rate) if route.rate_limit else "")
+    if route.rate_limit is not None:
+        # The URL of its store may hold a password.
+        store = "memory" if route.rate_limit.store == "memory" else "redis"
+        shown["rate_limit"] = {**route.rate_limit.model_dump(mode="json", exclude={"store"}), "store": store}
     if route.middleware:
         shown["middleware"] = [middleware.use for middleware in route.middleware]
     if route.auth is not None:
@@ -118,7 +119,7 @@ def policies(config: Config, route: RouteConfig) -> dict[str, Any]:
     return shown
 
 
-def routes_view(config: Config, entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+def routes_view(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """What ``describe_routes`` gives as tables for people; policies that are on by default are left out."""
     from rich.console import Group
     from rich.text import Text
@@ -165,7 +166,7 @@ def shown_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _table(*columns: str) -> Any:
+def _table(*columns: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")

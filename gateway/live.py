@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from starlette.types import Receive, Scope, Send
 
 from gateway.config.document import Config
+from gateway.errors import Overloaded
+from gateway.http.problem import problem_response
 from gateway.pipeline import Generation
 
 Build = Callable[[Config, Generation | None], Generation]
@@ -53,7 +55,8 @@ class Live:
 
     def serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Run one exchange."""
-        assert self._current is not None
+        if self._current is None:
+            return _refuse(scope, receive, send)
         return self._current.app(scope, receive, send)
 
     async def replace(self, config: Config) -> None:
@@ -103,3 +106,14 @@ async def _idle(generation: Generation, ended: asyncio.Event) -> None:
     generation.on_idle = ended.set
     if generation.in_flight:
         await ended.wait()
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request that comes while the gateway closes."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1012})
+        return
+    status, fields, body = problem_response(Overloaded("the gateway is closing"), "", None)
+    fields.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

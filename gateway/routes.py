@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.config.document import Config
+from gateway.config.policies import CacheConfig
 from gateway.config.problems import KeyPath
 from gateway.config.routes import RouteConfig, WhenConfig
+from gateway.http.cache_key import KeyPolicy, QuerySetting
 from gateway.http.target import TargetRewrite
 from gateway.patterns import parse_host, parse_path
 from gateway.router import RouteRule, RouteTable, When
@@ -47,6 +49,21 @@ def target_rewrite(config: RouteConfig, base_path: bytes) -> TargetRewrite:
         add_prefix=config.add_prefix.encode("ascii"),
         rewrite=config.rewrite,
     )
+
+
+def key_policy(name: str, cache: CacheConfig) -> KeyPolicy:
+    """What of a request enters its key in the cache of the route ``name``."""
+    return KeyPolicy(name, query=query_setting(cache), cookies=cache.cookies, vary=cache.vary)
+
+
+def query_setting(cache: CacheConfig) -> QuerySetting:
+    """Which query parameters enter the key, in the cache's own terms."""
+    query = cache.query
+    if isinstance(query, str):
+        return query
+    if query.only is not None:
+        return {"only": query.only, "sort": query.sort}
+    return {"except": query.except_ or (), "sort": query.sort}
 
 
 def upstream_names(config: RouteConfig) -> list[str]:

@@ -71,8 +71,8 @@ class CookieRewrite:
         self.is_needed = bool(rewrites) or secure != "keep" or same_site != "keep"
         """Whether any cookie could come out other than it went in."""
 
-    def apply(self, set_cookie: bytes) -> bytes:
-        """The value of a Set-Cookie field as the client gets it."""
+    def apply(self, set_cookie: bytes, *, prefix: bytes = b"") -> bytes:
+        """The value of a Set-Cookie field as the client gets it; ``prefix`` leads every public path."""
         pair, mark, rest = set_cookie.partition(b";")
         keeps_path = pair.lstrip(b" \t")[:7].lower() == b"__host-"
         kept: list[bytes] = [pair]
@@ -85,7 +85,7 @@ class CookieRewrite:
                 if rewritten is not None:
                     kept.append(rewritten)
             elif kind == b"path":
-                kept.append(attribute if keeps_path else self._with_path(attribute, value.strip(b" \t")))
+                kept.append(attribute if keeps_path else self._with_path(attribute, value.strip(b" \t"), prefix))
             elif kind == b"secure":
                 is_secure = True
                 if self._secure != "never":
@@ -105,15 +105,15 @@ class CookieRewrite:
             return attribute
         return b" Domain=" + public if public else None
 
-    def _with_path(self, attribute: bytes, path: bytes) -> bytes:
+    def _with_path(self, attribute: bytes, path: bytes, prefix: bytes) -> bytes:
         for old, new in self._paths:
             rest = _below(path, old)
             if rest is not None:
-                return b" Path=" + _join(new, rest)
+                return b" Path=" + _mounted(prefix, _join(new, rest))
         if self._public_path is not None and path.startswith(b"/"):
             public = self._public_path(path)
-            if public is not None and public != path:
-                return b" Path=" + _join(public, b"/" if path == b"/" else b"")
+            if public is not None and (prefix or public != path):
+                return b" Path=" + _mounted(prefix, _join(public, b"/" if path == b"/" else b""))
         return attribute
 
 
@@ -137,3 +137,7 @@ def _join(prefix: bytes, rest: bytes) -> bytes:
     if not rest:
         return prefix or b"/"
     return prefix.rstrip(b"/") + rest
+
+
+def _mounted(prefix: bytes, path: bytes) -> bytes:
+    return prefix + (b"" if prefix and path == b"/" else path)

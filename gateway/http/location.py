@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable
+from urllib.parse import quote as percent_encoded
 
 PublicPath = Callable[[bytes], bytes | None]
 """The public path of an upstream's path; None when it has none."""
@@ -44,6 +45,11 @@ def upstream_authorities(urls: Iterable[str]) -> frozenset[bytes]:
     return frozenset(names)
 
 
+def mount_prefix(root_path: str) -> bytes:
+    """The path that an application is mounted under, as ASGI has it, as it stands in a URL: without a last slash."""
+    return percent_encoded(root_path, safe="/%:@!$&'()*+,;=~-._").rstrip("/").encode("ascii")
+
+
 class PublicReferences:
     """Turns references of one upstream into public ones.
 
@@ -58,14 +64,15 @@ class PublicReferences:
         self._upstream = upstream
         self._public_path = public_path
 
-    def reference(self, value: bytes, *, scheme: bytes, host: bytes) -> bytes:
+    def reference(self, value: bytes, *, scheme: bytes, host: bytes, prefix: bytes = b"") -> bytes:
         """A URI reference, RFC 3986 section 4.1, as the client can use it. ``scheme`` and ``host`` are the public ones.
 
+        ``prefix`` is the path that all of this is mounted under: it leads every public path.
         Without a public host what named the upstream becomes a path. A public host in plain HTTP becomes the public
         scheme: the upstream does not know of the TLS in front of it.
         """
         if value[:1] == b"/" and value[1:2] not in (b"/", b"\\"):
-            return self._with_public_path(value)
+            return self._with_public_path(value, prefix)
         match = _SCHEME.match(value)
         named = match[1].lower() if match is not None else b""
         start = match.end() if match is not None else 0
@@ -76,33 +83,31 @@ class PublicReferences:
         rest = value[end.start() :] if end is not None else b""
         name = normal_authority(named or scheme, authority)
         if name and name in self._upstream:
-            public_rest = self._with_public_path(rest)
+            public_rest = self._with_public_path(rest, prefix)
             if not host:
                 return public_rest if public_rest.startswith(b"/") else b"/" + public_rest
             return (scheme + b":" if named else b"") + b"//" + host + public_rest
         if authority.lower() == host.lower() and host:
-            prefix = value[:start]
-            if named == b"http" and scheme == b"https":
-                prefix = b"https:"
-            return prefix + b"//" + authority + self._with_public_path(rest)
+            before = b"https:" if named == b"http" and scheme == b"https" else value[:start]
+            return before + b"//" + authority + self._with_public_path(rest, prefix)
         return value
 
-    def refresh(self, value: bytes, *, scheme: bytes, host: bytes) -> bytes:
+    def refresh(self, value: bytes, *, scheme: bytes, host: bytes, prefix: bytes = b"") -> bytes:
         """A value of Refresh, seconds and then a reference, as the client can use it."""
         match = _REFRESH.fullmatch(value)
         if match is None:
             return value
         head, quote, rest = match[1], match[2], match[3]
         url, mark, tail = rest.partition(quote) if quote else (rest, b"", b"")
-        return head + quote + self.reference(url, scheme=scheme, host=host) + mark + tail
+        return head + quote + self.reference(url, scheme=scheme, host=host, prefix=prefix) + mark + tail
 
-    def _with_public_path(self, rest: bytes) -> bytes:
+    def _with_public_path(self, rest: bytes, prefix: bytes) -> bytes:
         """Path, query and fragment with the public path; one that has none stays as it is."""
-        if self._public_path is None or rest[:1] not in (b"/", b""):
+        if rest[:1] not in (b"/", b"") or (self._public_path is None and not prefix):
             return rest
         end = _PATH_END.search(rest)
-        path = rest[: end.start()] if end is not None else rest
-        public = self._public_path(path or b"/")
+        path = (rest[: end.start()] if end is not None else rest) or b"/"
+        public = path if self._public_path is None else self._public_path(path)
         if public is None:
             return rest
-        return public + (rest[end.start() :] if end is not None else b"")
+        return prefix + public + (rest[end.start() :] if end is not None else b"")

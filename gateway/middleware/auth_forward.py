@@ -22,7 +22,7 @@ MAX_VERDICTS = 4096
 _NOT_ASKED = frozenset(
     [
         *(b"host", b"content-length", b"content-type", b"content-encoding", b"content-md5", b"digest"),
-        *(b"content-digest", b"repr-digest", b"accept-encoding", b"range", b"te", b"via", b"cache-control", b"pragma"),
+        *(b"content-digest", b"repr-digest", b"accept-encoding", b"range", b"via", b"cache-control", b"pragma"),
         *(b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range"),
         *(b"traceparent", b"tracestate", b"baggage", b"priority"),
         *(b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"),

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.exchange import ResponseRule
+from gateway.exchange import ResponseRule, exchange_of
 from gateway.http.cookies import CookieRewrite, PublicPath, SameSiteRule, SecureRule
+from gateway.http.location import mount_prefix
 from gateway.middleware.headers import run_with_rules
 
 
@@ -24,7 +25,9 @@ def make_cookies_rule(rewrite: CookieRewrite) -> ResponseRule:
         fields = message["headers"]
         for index, (name, value) in enumerate(fields):
             if name == b"set-cookie":
-                fields[index] = (name, rewrite.apply(value))
+                # Inside the gateway nobody behind knows where it is mounted; an application of its own does.
+                root_path = scope.get("root_path") if exchange_of(scope) is not None else None
+                fields[index] = (name, rewrite.apply(value, prefix=mount_prefix(root_path) if root_path else b""))
 
     return rule
 

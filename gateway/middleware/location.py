@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.exchange import ResponseRule, exchange_of
 from gateway.http.fields import get_first
 from gateway.http.forwarded import public_scheme
-from gateway.http.location import PublicPath, PublicReferences, upstream_authorities
+from gateway.http.location import PublicPath, PublicReferences, mount_prefix, upstream_authorities
 from gateway.middleware.headers import run_with_rules
 
 _REFERENCES = frozenset([b"location", b"content-location", b"refresh"])
@@ -30,19 +30,23 @@ def make_location_rule(upstream: Container[bytes], public_path: PublicPath | Non
         fields = message["headers"]
         for index, (name, value) in enumerate(fields):
             if name in _REFERENCES:
-                scheme, host = _public_origin(scope)
+                scheme, host, prefix = _public_place(scope)
                 rewrite = references.refresh if name == b"refresh" else references.reference
-                fields[index] = (name, rewrite(value, scheme=scheme, host=host))
+                fields[index] = (name, rewrite(value, scheme=scheme, host=host, prefix=prefix))
 
     return rule
 
 
-def _public_origin(scope: Scope) -> tuple[bytes, bytes]:
+def _public_place(scope: Scope) -> tuple[bytes, bytes, bytes]:
+    """Scheme and host that the client used, and the path that nobody behind knows of: where the gateway is mounted."""
     exchange = exchange_of(scope)
     if exchange is not None:
-        return exchange.scheme.encode("ascii"), exchange.public_host
+        root_path = scope.get("root_path")
+        prefix = mount_prefix(root_path) if root_path else b""
+        return exchange.scheme.encode("ascii"), exchange.public_host, prefix
+    # An application knows by itself where it is mounted.
     scheme = public_scheme(scope.get("scheme", "http"))
-    return scheme.encode("ascii"), get_first(scope["headers"], b"host") or b""
+    return scheme.encode("ascii"), get_first(scope["headers"], b"host") or b"", b""
 
 
 class LocationMiddleware:

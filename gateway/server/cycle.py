@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Scope
 
@@ -24,6 +24,18 @@ _SMALL_PIECE_BYTES = 16 * 1024
 _NO_HEAD = -1
 
 logger = logging.getLogger("gateway.server")
+
+
+class _Done:
+    """An awaitable with nothing left to wait for."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Iterator[Any]:
+        return iter(())
+
+
+DONE = _Done()
 
 
 class Cycle:
@@ -172,13 +184,22 @@ class Cycle:
         self._told_end = self.body_complete and not pieces
         return {"type": "http.request", "body": piece, "more_body": not self._told_end}
 
-    async def send(self, message: Message) -> None:
+    # A plain function that mostly returns what is done already: a coroutine for each message would cost 0.5 us.
+    def send(self, message: Message) -> Awaitable[None]:
         """Write a message to the client; waits while the client takes nothing. Does nothing once the client is gone.
 
         Raises RuntimeError for messages out of order, invalid heads, and bodies that are not as long as announced.
         """
         if self._connection.write_paused is not None and not self.disconnected:
-            await self._connection.write_paused.wait()
+            return self._send_when_writable(self._connection.write_paused, message)
+        self._send_now(message)
+        return DONE
+
+    async def _send_when_writable(self, writable: asyncio.Event, message: Message) -> None:
+        await writable.wait()
+        self._send_now(message)
+
+    def _send_now(self, message: Message) -> None:
         if self.disconnected:
             return
         kind = message["type"]

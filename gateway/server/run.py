@@ -7,21 +7,21 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import click
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.admin.app import create_admin
 from gateway.app import Gateway
 from gateway.config.document import Config
-from gateway.config.load import load_config
 from gateway.config.problems import ConfigError
 from gateway.config.server import ServerConfig
 from gateway.exchange import Exchange
-from gateway.routes import table_warnings
 from gateway.runtime import METRICS_VARIABLE, SECRET_VARIABLE
 from gateway.server.launch import BindFailed, Limits, Refusal, SideApp, StartFailed, Tls, serve
+from gateway.server.reload import reload_gateway, with_overrides
 from gateway.server.tls import Certificate, TlsError, TlsSettings
 from gateway.server.watch import watch_file
 
@@ -32,37 +32,45 @@ class RunFailed(Exception):
     """The gateway could not be started; the message is for the user."""
 
 
-def run_gateway(config: Config, *, watch: bool) -> None:
+def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | None = None) -> None:
     """Serve ``config`` until told to stop; with ``watch`` a change of its file takes effect at once.
 
-    Raises RunFailed.
+    ``overrides`` stand in for keys of ``[server]``, after a reload as well. Raises RunFailed.
     """
-    configure_logging()
+    config = with_overrides(config, overrides or {})
     server = config.server
-    gateways: list[Gateway] = []
+    workers = (os.cpu_count() or 1) if server.workers == "auto" else server.workers
+    configure_logging(with_process=workers > 1)
+    gateways: list[ServedGateway] = []
 
     def make_app() -> ASGIApp:
         # The application that asgi: endpoints and middleware name is looked for where the command was given.
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
-        gateway = Gateway(config)
+        gateway = ServedGateway(config)
         gateways.append(gateway)
         return gateway
 
     async def reload(app: ASGIApp) -> None:
         assert isinstance(app, Gateway)
-        await reload_gateway(app)
+        await reload_gateway(app, overrides)
+
+    async def changed(app: ASGIApp) -> None:
+        try:
+            await reload(app)
+        except Exception:
+            # The watch must outlive it: the next change may mend what this one broke.
+            logger.exception("the reload failed; what ran goes on")
 
     async def watch_config(app: ASGIApp) -> None:
         if watch and config.path is not None:
-            await watch_file(config.path, partial(reload, app), stop=asyncio.Event())
+            await watch_file(config.path, partial(changed, app), stop=asyncio.Event())
 
     def refused(refusal: Refusal) -> None:
         for gateway in gateways:
             record_refusal(gateway, refusal)
 
     os.environ.setdefault(SECRET_VARIABLE, os.urandom(32).hex())
-    workers = (os.cpu_count() or 1) if server.workers == "auto" else server.workers
     try:
         with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
             if workers > 1:
@@ -79,53 +87,33 @@ def run_gateway(config: Config, *, watch: bool) -> None:
                 on_reload=reload,
                 on_refused=refused,
                 beside=watch_config,
-                ready=announce,
+                ready=partial(announce, config),
             )
     except (BindFailed, StartFailed, TlsError, ConfigError) as error:
-        raise RunFailed(str(error)) from error
+        reasons = [gateway.failure for gateway in gateways if gateway.failure is not None]
+        raise RunFailed(str(reasons[0] if reasons else error)) from error
 
 
-async def reload_gateway(gateway: Gateway) -> None:
-    """Swap in the file as it is now; when that cannot be, its problems are printed and nothing changes."""
-    path = gateway.config.path
-    if path is None:
-        return
-    try:
-        new = await asyncio.to_thread(load_config, path, extra_warnings=table_warnings)
-        old = gateway.config
-        await gateway.reload(new)
-    except ConfigError as error:
-        for problem in error.problems:
-            click.echo(f"{problem}", err=True)
-        logger.error("%s is not valid: the running configuration stays", path)
-        return
-    for line in differences(old, new):
-        logger.info("%s", line)
+class ServedGateway(Gateway):
+    """A gateway whose configuration may turn out unusable at start: that is a message, not a traceback."""
 
+    failure: ConfigError | None = None
 
-def differences(old: Config, new: Config) -> list[str]:
-    """What a reload changed, a line each."""
-    lines = []
-    for kind, before, after in (
-        ("upstream", dict(old.upstreams), dict(new.upstreams)),
-        ("route", {route.name: route for route in old.routes}, {route.name: route for route in new.routes}),
-    ):
-        for word, names in (
-            ("added", [name for name in after if name not in before]),
-            ("removed", [name for name in before if name not in after]),
-            ("changed", [name for name in after if name in before and after[name] != before[name]]),
-        ):
-            if names:
-                lines.append(f"reload: {kind} {word}: {', '.join(names)}")
-    restart = [key for key in _AT_START if getattr(old.server, key) != getattr(new.server, key)]
-    if restart or old.admin != new.admin or old.cache != new.cache:
-        keys = [f"server.{key}" for key in restart]
-        keys += [key for key in ("admin", "cache") if getattr(old, key) != getattr(new, key)]
-        lines.append(f"reload: takes effect with the next start: {', '.join(keys)}")
-    return lines or ["reload: nothing changed"]
-
-
-_AT_START = ("bind", "workers", "access_log", "shutdown_timeout", "limits", "tls")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        await receive()
+        try:
+            await self.start()
+        except ConfigError as error:
+            self.failure = error
+            await send({"type": "lifespan.startup.failed", "message": ""})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
 
 
 def limits_of(server: ServerConfig) -> Limits:
@@ -163,6 +151,8 @@ def admin_side(config: Config) -> list[SideApp]:
     """The admin listener, where there is one."""
     if config.admin is None:
         return []
+    from gateway.admin.app import create_admin
+
     token = config.admin.token.get_secret_value() if config.admin.token is not None else None
 
     def make(app: ASGIApp) -> ASGIApp:
@@ -185,15 +175,17 @@ def record_refusal(gateway: Gateway, refusal: Refusal) -> None:
         record(exchange)
 
 
-def announce(addresses: list[str]) -> None:
+def announce(config: Config, addresses: list[str]) -> None:
     """Say where the gateway answers."""
-    click.echo(f"gateway: listening on {', '.join(addresses)}", err=True)
+    admin = f", admin on {config.admin.bind}" if config.admin is not None else ""
+    click.echo(f"gateway: listening on {', '.join(addresses)}{admin}", err=True)
 
 
-def configure_logging() -> None:
-    """The gateway's own messages go to standard error, one line each."""
+def configure_logging(*, with_process: bool) -> None:
+    """The gateway's own messages go to standard error, one line each; of several workers, each says which it is."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    process = " [%(process)d]" if with_process else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s{process} %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("gateway")
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

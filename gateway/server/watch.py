@@ -1,46 +1,133 @@
-"""Notices that a file has other content, however it got there."""
+"""Notices that files have other content, however it got there."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 DEBOUNCE_MS = 100
+STEP_MS = 100
+"""How often the watching thread looks for notices; each look takes the interpreter for a moment."""
+LOOK_AGAIN_MS = 5_000
+"""Network file systems and some containers tell nobody of changes: files are read this often in any case."""
+
+Changed = Callable[[], Awaitable[None]]
+
+logger = logging.getLogger("gateway")
 
 
-async def watch_file(path: Path, changed: Callable[[], Awaitable[None]], *, stop: asyncio.Event) -> None:
+async def watch_file(
+    path: Path, changed: Changed, *, stop: asyncio.Event, look_again_ms: int = LOOK_AGAIN_MS
+) -> None:
     """Call ``changed`` whenever the content of ``path`` differs from what it was, until ``stop`` is set.
 
     Its folder is watched, and those of the links on the way to it: editors and Kubernetes do not write into a file,
-    they put another in its place.
+    they put another in its place. When the system gives no notice, the file is read every ``look_again_ms``.
     """
+    await watch_files([path], changed, stop=stop, look_again_ms=look_again_ms)
+
+
+async def watch_files(
+    paths: Sequence[Path], changed: Changed, *, stop: asyncio.Event, look_again_ms: int = LOOK_AGAIN_MS
+) -> None:
+    """As ``watch_file`` for several files in one thread; ``changed`` is called once for what changes together."""
+    contents = _Contents(paths)
+    while not stop.is_set():
+        folders = _folders(paths)
+        try:
+            await _watch_folders(folders, contents, changed, stop, look_again_ms)
+        except (OSError, RuntimeError) as error:
+            # A folder is gone for the moment, or the system has no more watches to give.
+            logger.debug("%s cannot be watched: %s", ", ".join(map(str, folders)), error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), look_again_ms / 1000)
+            if contents.have_changed():
+                await changed()
+
+
+async def _watch_folders(
+    folders: Sequence[Path], contents: _Contents, changed: Changed, stop: asyncio.Event, look_again_ms: int
+) -> None:
+    """Until ``stop`` is set or the way to a file leads through other folders."""
     from watchfiles import awatch
 
-    content = _content(path)
-    async for _ in awatch(*_folders(path), stop_event=stop, debounce=DEBOUNCE_MS, recursive=False, step=50):
-        new = _content(path)
-        # A file that is gone for the moment is being replaced.
-        if new is not None and new != content:
-            content = new
-            await changed()
+    identities = list(map(_identity, folders))
+    notices = awatch(
+        *folders,
+        # Without a filter: what counts is the content, not how temporary files are called.
+        watch_filter=None,
+        stop_event=stop,
+        debounce=DEBOUNCE_MS,
+        step=STEP_MS,
+        rust_timeout=look_again_ms,
+        yield_on_timeout=True,
+        recursive=False,
+    )
+    async with contextlib.aclosing(notices):
+        async for _ in notices:
+            if contents.have_changed():
+                await changed()
+            now = _folders(contents.paths)
+            if now != folders or list(map(_identity, now)) != identities:
+                return
+
+
+class _Contents:
+    """What files held when they were last read."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = tuple(paths)
+        self._known = {path: _content(path) for path in self.paths}
+
+    def have_changed(self) -> bool:
+        """Read them again. One that is gone for the moment is being replaced."""
+        found = {path: content for path in self.paths if (content := _content(path)) is not None}
+        changed = any(self._known[path] != content for path, content in found.items())
+        self._known.update(found)
+        return changed
 
 
 def _content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        # A pipe has nothing more to give, and waiting for it would hold up everything.
+        return path.read_bytes() if path.is_file() else None
     except OSError:
         return None
 
 
-def _folders(path: Path) -> list[Path]:
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _folders(paths: Iterable[Path]) -> list[Path]:
+    """Where an entry could change so that one of ``paths`` is another file."""
+    return list(dict.fromkeys(folder for path in paths for folder in _folders_of(path)))
+
+
+def _folders_of(path: Path) -> list[Path]:
+    """The folders of ``path`` and of the links on the way to it, which are followed step by step."""
     folders = []
-    step = path.absolute()
-    for _ in range(40):
-        if step.parent not in folders:
-            folders.append(step.parent)
-        if not step.is_symlink():
-            break
-        step = step.parent / step.readlink()
-    resolved = path.resolve().parent
-    return folders if resolved in folders else [*folders, resolved]
+    parts = list(path.absolute().parts)
+    reached = Path(parts.pop(0))
+    # As many as Linux follows.
+    links = 40
+    while parts:
+        step = reached / parts.pop(0)
+        if links and step.is_symlink():
+            links -= 1
+            folders.append(reached)
+            link = step.readlink()
+            if link.is_absolute():
+                reached = Path(link.anchor)
+            parts[:0] = link.relative_to(link.anchor).parts
+        elif step.name == "..":
+            reached = reached.parent
+        else:
+            if not parts:
+                folders.append(reached)
+            reached = step
+    return [folder for folder in folders if folder.is_dir()]

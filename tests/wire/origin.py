@@ -1,4 +1,4 @@
-"""A server that answers with its name, and that hangs or refuses when it is told to: ``python -m tests.wire.origin A PORT``."""
+"""A server that answers with its name, and hangs or refuses when told to: ``python -m tests.wire.origin A PORT``."""
 
 from __future__ import annotations
 

@@ -79,21 +79,25 @@ async def test_a_stale_connection_is_not_tried_again_with_a_method_that_may_have
 
 
 async def test_an_end_on_an_idle_connection_is_noticed_at_once(server: str) -> None:
-    async with ScriptedUpstream(respond(OK, close=True)) as origin:
-        async with serving(proxying(origin.url), server=server) as served:
-            for _ in range(3):
-                assert (await served.ask(request("POST", body=b"x"))).status == 200
-                await origin.connections[-1].closed.wait()
-            assert [len(connection.requests) for connection in origin.connections] == [1, 1, 1]
+    async with (
+        ScriptedUpstream(respond(OK, close=True)) as origin,
+        serving(proxying(origin.url), server=server) as served,
+    ):
+        for _ in range(3):
+            assert (await served.ask(request("POST", body=b"x"))).status == 200
+            await origin.connections[-1].closed.wait()
+        assert [len(connection.requests) for connection in origin.connections] == [1, 1, 1]
 
 
 async def test_idle_connections_are_closed_before_the_upstream_is_likely_to(server: str) -> None:
-    async with ScriptedUpstream(respond(OK)) as origin:
-        async with serving(proxying(origin.url, upstream={"keep_alive": "200ms"}), server=server) as served:
-            watch = Stopwatch()
-            assert (await served.ask(request())).status == 200
-            await origin.connections[0].closed.wait()
-            assert watch.seconds >= 0.1
+    async with (
+        ScriptedUpstream(respond(OK)) as origin,
+        serving(proxying(origin.url, upstream={"keep_alive": "200ms"}), server=server) as served,
+    ):
+        watch = Stopwatch()
+        assert (await served.ask(request())).status == 200
+        await origin.connections[0].closed.wait()
+        assert watch.seconds >= 0.1
 
 
 # Failures before the head.
@@ -163,17 +167,23 @@ async def test_an_upstream_that_resets_every_connection_at_once_is_502(server: s
 
 
 async def test_an_idempotent_request_goes_to_another_endpoint_when_the_first_drops_it(server: str) -> None:
-    async with ScriptedUpstream(drop) as bad, ScriptedUpstream(echo) as good:
-        async with serving(proxying(bad.url, good.url, upstream=FIRST), server=server) as served:
-            assert (await served.ask(request("PUT", body=b"body"))).body == b"body"
-            assert [seen.body for seen in bad.requests] == [b"body"]
+    async with (
+        ScriptedUpstream(drop) as bad,
+        ScriptedUpstream(echo) as good,
+        serving(proxying(bad.url, good.url, upstream=FIRST), server=server) as served,
+    ):
+        assert (await served.ask(request("PUT", body=b"body"))).body == b"body"
+        assert [seen.body for seen in bad.requests] == [b"body"]
 
 
 async def test_a_post_is_not_sent_twice(server: str) -> None:
-    async with ScriptedUpstream(drop) as bad, ScriptedUpstream(echo) as good:
-        async with serving(proxying(bad.url, good.url, upstream=FIRST), server=server) as served:
-            assert (await served.ask(request("POST", body=b"body"))).status == 502
-            assert good.connections == []
+    async with (
+        ScriptedUpstream(drop) as bad,
+        ScriptedUpstream(echo) as good,
+        serving(proxying(bad.url, good.url, upstream=FIRST), server=server) as served,
+    ):
+        assert (await served.ask(request("POST", body=b"body"))).status == 502
+        assert good.connections == []
 
 
 async def test_a_post_is_sent_twice_where_the_route_says_so(server: str) -> None:
@@ -192,26 +202,34 @@ async def test_a_body_above_the_limit_is_not_replayed(server: str) -> None:
 
 
 async def test_nothing_is_tried_again_without_retry(server: str) -> None:
-    async with ScriptedUpstream(drop) as bad, ScriptedUpstream(echo) as good:
-        async with serving(proxying(bad.url, good.url, upstream=FIRST, retry=False), server=server) as served:
-            assert (await served.ask(request())).status == 502
-            assert good.connections == []
+    async with (
+        ScriptedUpstream(drop) as bad,
+        ScriptedUpstream(echo) as good,
+        serving(proxying(bad.url, good.url, upstream=FIRST, retry=False), server=server) as served,
+    ):
+        assert (await served.ask(request())).status == 502
+        assert good.connections == []
 
 
 async def test_nothing_is_tried_again_after_the_first_byte_went_to_the_client(server: str) -> None:
     broken = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"
-    async with ScriptedUpstream(respond(broken, close=True)) as bad, ScriptedUpstream(echo) as good:
-        async with serving(proxying(bad.url, good.url, upstream=FIRST), server=server) as served:
-            answer = await served.ask(request())
-            assert answer.status == 200 and not answer.complete
-            assert good.connections == []
+    async with (
+        ScriptedUpstream(respond(broken, close=True)) as bad,
+        ScriptedUpstream(echo) as good,
+        serving(proxying(bad.url, good.url, upstream=FIRST), server=server) as served,
+    ):
+        answer = await served.ask(request())
+        assert answer.status == 200 and not answer.complete
+        assert good.connections == []
 
 
 async def test_the_number_of_attempts_is_kept(server: str) -> None:
     async with ScriptedUpstream(drop) as bad:
         for attempts in (1, 2, 3):
             before = len(bad.requests)
-            async with serving(proxying(bad.url, retry={"attempts": attempts, "backoff": "1ms"}), server=server) as served:
+            async with serving(
+                proxying(bad.url, retry={"attempts": attempts, "backoff": "1ms"}), server=server
+            ) as served:
                 assert (await served.ask(request())).status == 502
             assert len(bad.requests) - before == attempts
 
@@ -228,31 +246,43 @@ async def test_the_last_answer_of_the_upstream_is_better_than_the_gateways_own(s
             else:
                 await connection.send(unavailable(b"busy %d" % connection.index))
 
-    async with ScriptedUpstream(busy) as one, ScriptedUpstream(busy) as two:
-        async with serving(proxying(one.url, two.url, upstream=FIRST), server=server) as served:
-            answer = await served.ask(request())
-            assert answer.status == 503 and answer.body == b"busy 0" and answer.complete
-            assert len(one.requests) == len(two.requests) == 1
-    async with ScriptedUpstream(busy) as one, ScriptedUpstream(drop) as two:
-        async with serving(proxying(one.url, two.url, upstream=FIRST), server=server) as served:
-            answer = await served.ask(request())
-            assert answer.status == 503 and answer.body == b"busy 0" and answer.complete
-            assert len(two.requests) == 1
+    async with (
+        ScriptedUpstream(busy) as one,
+        ScriptedUpstream(busy) as two,
+        serving(proxying(one.url, two.url, upstream=FIRST), server=server) as served,
+    ):
+        answer = await served.ask(request())
+        assert answer.status == 503 and answer.body == b"busy 0" and answer.complete
+        assert len(one.requests) == len(two.requests) == 1
+    async with (
+        ScriptedUpstream(busy) as one,
+        ScriptedUpstream(drop) as two,
+        serving(proxying(one.url, two.url, upstream=FIRST), server=server) as served,
+    ):
+        answer = await served.ask(request())
+        assert answer.status == 503 and answer.body == b"busy 0" and answer.complete
+        assert len(two.requests) == 1
 
 
 async def test_nothing_of_a_failed_attempt_appears_in_the_answer(server: str) -> None:
-    async with ScriptedUpstream(respond(unavailable())) as bad, ScriptedUpstream(echo) as good:
-        async with serving(proxying(bad.url, good.url, upstream=FIRST), server=server) as served:
-            answer = await served.ask(request())
-            assert answer.status == 200 and answer.body == b"ok"
-            assert answer.values(b"x-failed") == []
+    async with (
+        ScriptedUpstream(respond(unavailable())) as bad,
+        ScriptedUpstream(echo) as good,
+        serving(proxying(bad.url, good.url, upstream=FIRST), server=server) as served,
+    ):
+        answer = await served.ask(request())
+        assert answer.status == 200 and answer.body == b"ok"
+        assert answer.values(b"x-failed") == []
 
 
 async def test_a_status_is_tried_again_only_for_methods_that_may_be(server: str) -> None:
-    async with ScriptedUpstream(respond(unavailable())) as bad, ScriptedUpstream(echo) as good:
-        async with serving(proxying(bad.url, good.url, upstream=FIRST), server=server) as served:
-            assert (await served.ask(request("POST", body=b"x"))).status == 503
-            assert good.connections == []
+    async with (
+        ScriptedUpstream(respond(unavailable())) as bad,
+        ScriptedUpstream(echo) as good,
+        serving(proxying(bad.url, good.url, upstream=FIRST), server=server) as served,
+    ):
+        assert (await served.ask(request("POST", body=b"x"))).status == 503
+        assert good.connections == []
 
 
 async def test_an_attempt_that_takes_too_long_goes_to_another_endpoint(server: str) -> None:
@@ -334,21 +364,25 @@ async def test_a_full_endpoint_is_a_wait_and_then_503(server: str) -> None:
 
     async with ScriptedUpstream(script) as origin:
         limits = {"max_connections": 1, "queue_timeout": "200ms", "max_pending": 1}
-        async with serving(proxying(origin.url, upstream=limits), server=server) as served:
-            async with served.client() as first, served.client() as second, served.client() as third:
-                first.write(request())
-                await origin.connection()
-                watch = Stopwatch()
-                second.write(request())
-                await until(lambda: served.upstream.pending == 1)
-                third.write(request())
-                answer = await third.answer()
-                assert answer.status == 503 and answer.values(b"retry-after")
-                answer = await second.answer()
-                assert answer.status == 503 and answer.values(b"retry-after")
-                assert 0.2 <= watch.seconds < 5
-                release.set()
-                assert (await first.answer()).body == b"ok"
+        async with (
+            serving(proxying(origin.url, upstream=limits), server=server) as served,
+            served.client() as first,
+            served.client() as second,
+            served.client() as third,
+        ):
+            first.write(request())
+            await origin.connection()
+            watch = Stopwatch()
+            second.write(request())
+            await until(lambda: served.upstream.pending == 1)
+            third.write(request())
+            answer = await third.answer()
+            assert answer.status == 503 and answer.values(b"retry-after")
+            answer = await second.answer()
+            assert answer.status == 503 and answer.values(b"retry-after")
+            assert 0.2 <= watch.seconds < 5
+            release.set()
+            assert (await first.answer()).body == b"ok"
 
 
 async def test_a_waiting_request_gets_the_place_that_becomes_free(server: str) -> None:

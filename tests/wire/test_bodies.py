@@ -33,15 +33,18 @@ async def test_the_head_does_not_wait_for_the_body_nor_the_first_byte_for_the_re
         await connection.send(b"def")
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.write(request())
-            answer = await client.head()
-            assert answer.status == 200
-            go_on.set()
-            assert await client.reader.readexactly(3) == b"abc"
-            go_on.set()
-            assert await client.reader.readexactly(3) == b"def"
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request())
+        answer = await client.head()
+        assert answer.status == 200
+        go_on.set()
+        assert await client.reader.readexactly(3) == b"abc"
+        go_on.set()
+        assert await client.reader.readexactly(3) == b"def"
 
 
 async def test_chunks_arrive_one_by_one(server: str) -> None:
@@ -57,35 +60,41 @@ async def test_chunks_arrive_one_by_one(server: str) -> None:
         await connection.send(chunked())
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.write(request())
-            answer = await client.head()
-            assert answer.is_chunked
-            for number in range(5):
-                turn.release()
-                assert await client.chunk() == b"event %d" % number
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request())
+        answer = await client.head()
+        assert answer.is_chunked
+        for number in range(5):
             turn.release()
-            assert await client.chunk() == b""
+            assert await client.chunk() == b"event %d" % number
+        turn.release()
+        assert await client.chunk() == b""
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_the_first_byte_of_an_upload_reaches_the_upstream_before_the_rest(server: str, framing: str) -> None:
-    async with ScriptedUpstream(_uploads) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            if framing == "length":
-                client.write(request("POST", fields=[(b"Content-Length", b"6")]))
-                first, second = b"abc", b"def"
-            else:
-                client.write(request("POST", fields=[(b"Transfer-Encoding", b"chunked")]))
-                first, second = chunked(b"abc", last=False), chunked(b"def")
-            client.write(first)
-            connection = await origin.connection()
-            await until(lambda: b"abc" in connection.received)
-            assert b"def" not in connection.received
-            client.write(second)
-            answer = await client.answer("POST")
-            assert answer.body == b"abcdef"
+    async with (
+        ScriptedUpstream(_uploads) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        if framing == "length":
+            client.write(request("POST", fields=[(b"Content-Length", b"6")]))
+            first, second = b"abc", b"def"
+        else:
+            client.write(request("POST", fields=[(b"Transfer-Encoding", b"chunked")]))
+            first, second = chunked(b"abc", last=False), chunked(b"def")
+        client.write(first)
+        connection = await origin.connection()
+        await until(lambda: b"abc" in connection.received)
+        assert b"def" not in connection.received
+        client.write(second)
+        answer = await client.answer("POST")
+        assert answer.body == b"abcdef"
 
 
 async def _uploads(connection: ScriptedConnection) -> None:
@@ -109,15 +118,18 @@ async def test_a_slow_reader_pauses_the_upstream(server: str) -> None:
             written += len(piece)
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            client.write(request())
-            stalled_at = await _stalled(lambda: written)
-            assert stalled_at < total // 2, "the upstream was not paused"
-            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-            answer = await client.answer()
-            assert len(answer.body) == total and answer.complete
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.write(request())
+        stalled_at = await _stalled(lambda: written)
+        assert stalled_at < total // 2, "the upstream was not paused"
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        answer = await client.answer()
+        assert len(answer.body) == total and answer.complete
 
 
 async def test_a_slow_upstream_pauses_the_client(server: str) -> None:
@@ -129,23 +141,26 @@ async def test_a_slow_upstream_pauses_the_client(server: str) -> None:
         await connection.wait_eof()
 
     sent = 0
-    async with ScriptedUpstream(script, reading=False) as origin:
-        async with serving(proxying(origin.url, max_body="none"), server=server) as served, served.client() as client:
-            client.write(request("POST", fields=[(b"Content-Length", b"%d" % total)]))
+    async with (
+        ScriptedUpstream(script, reading=False) as origin,
+        serving(proxying(origin.url, max_body="none"), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Content-Length", b"%d" % total)]))
 
-            async def upload() -> None:
-                nonlocal sent
-                while sent < total:
-                    await client.send(bytes(64 * 1024))
-                    sent += 64 * 1024
+        async def upload() -> None:
+            nonlocal sent
+            while sent < total:
+                await client.send(bytes(64 * 1024))
+                sent += 64 * 1024
 
-            task = asyncio.create_task(upload())
-            stalled_at = await _stalled(lambda: sent)
-            assert stalled_at < total // 2, "the client was not paused"
-            (await origin.connection()).start_reading()
-            answer = await client.answer("POST")
-            await task
-            assert answer.body == b"%d" % total
+        task = asyncio.create_task(upload())
+        stalled_at = await _stalled(lambda: sent)
+        assert stalled_at < total // 2, "the client was not paused"
+        (await origin.connection()).start_reading()
+        answer = await client.answer("POST")
+        await task
+        assert answer.body == b"%d" % total
 
 
 async def _stalled(position: object) -> int:
@@ -174,32 +189,40 @@ async def test_content_length_is_kept_and_a_body_without_one_is_chunked(server: 
 
 
 async def test_a_body_until_close_becomes_chunked(server: str) -> None:
-    async with ScriptedUpstream(respond(response(200, [], b"abc", length=False), close=True)) as origin:
-        async with serving(proxying(origin.url), server=server) as served:
-            answer = await served.ask(request())
-            assert answer.is_chunked and answer.complete and answer.body == b"abc"
+    async with (
+        ScriptedUpstream(respond(response(200, [], b"abc", length=False), close=True)) as origin,
+        serving(proxying(origin.url), server=server) as served,
+    ):
+        answer = await served.ask(request())
+        assert answer.is_chunked and answer.complete and answer.body == b"abc"
 
 
 @own_server
 async def test_an_http_10_client_never_gets_chunks(server: str) -> None:
-    async with ScriptedUpstream(respond(CHUNKED_HEAD + chunked(b"ab", b"c"))) as origin:
-        async with serving(proxying(origin.url), server=server) as served, served.client() as client:
-            client.write(request(version=b"1.0", fields=[(b"Connection", b"keep-alive")]))
-            answer = await client.answer()
-            assert answer.values(b"transfer-encoding") == [] and answer.body == b"abc"
+    async with (
+        ScriptedUpstream(respond(CHUNKED_HEAD + chunked(b"ab", b"c"))) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request(version=b"1.0", fields=[(b"Connection", b"keep-alive")]))
+        answer = await client.answer()
+        assert answer.values(b"transfer-encoding") == [] and answer.body == b"abc"
 
 
 @own_server
 async def test_keep_alive_works_with_http_10(server: str) -> None:
-    async with ScriptedUpstream(respond(OK)) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            for _ in range(2):
-                client.write(request(version=b"1.0", fields=[(b"Connection", b"keep-alive")]))
-                answer = await client.answer()
-                assert answer.body == b"ok" and answer.keeps_alive
-            client.write(request(version=b"1.0"))
-            assert (await client.answer()).body == b"ok"
-            assert await client.rest() == b""
+    async with (
+        ScriptedUpstream(respond(OK)) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        for _ in range(2):
+            client.write(request(version=b"1.0", fields=[(b"Connection", b"keep-alive")]))
+            answer = await client.answer()
+            assert answer.body == b"ok" and answer.keeps_alive
+        client.write(request(version=b"1.0"))
+        assert (await client.answer()).body == b"ok"
+        assert await client.rest() == b""
     assert all(seen.version == b"HTTP/1.1" for seen in origin.requests)
 
 
@@ -231,7 +254,10 @@ async def test_head_keeps_content_length_and_has_no_body(server: str) -> None:
 
 
 async def test_head_of_a_chunked_answer(server: str) -> None:
-    async with ScriptedUpstream(respond(CHUNKED_HEAD)) as origin, serving(proxying(origin.url), server=server) as served:
+    async with (
+        ScriptedUpstream(respond(CHUNKED_HEAD)) as origin,
+        serving(proxying(origin.url), server=server) as served,
+    ):
         async with served.client() as client:
             for _ in range(2):
                 client.write(request("HEAD"))
@@ -253,13 +279,16 @@ async def test_304_has_no_body_and_keeps_its_fields(server: str) -> None:
 
 
 async def test_204_never_has_a_length(server: str) -> None:
-    async with ScriptedUpstream(respond(response(204))) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            for _ in range(2):
-                client.write(request("DELETE"))
-                answer = await client.answer()
-                assert answer.status == 204
-                assert answer.values(b"content-length") == answer.values(b"transfer-encoding") == []
+    async with (
+        ScriptedUpstream(respond(response(204))) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        for _ in range(2):
+            client.write(request("DELETE"))
+            answer = await client.answer()
+            assert answer.status == 204
+            assert answer.values(b"content-length") == answer.values(b"transfer-encoding") == []
 
 
 async def test_ranges_pass_through_untouched(server: str) -> None:
@@ -278,10 +307,12 @@ async def test_ranges_pass_through_untouched(server: str) -> None:
 async def test_a_coded_body_passes_undecoded(server: str) -> None:
     coded = bytes(range(256))
     fields = [(b"Content-Encoding", b"gzip"), (b"Content-Type", b"text/plain")]
-    async with ScriptedUpstream(respond(response(200, fields, coded))) as origin:
-        async with serving(proxying(origin.url, compress=True), server=server) as served:
-            answer = await served.ask(request("GET", fields=[(b"Accept-Encoding", b"gzip, br")]))
-            assert answer.body == coded and answer.values(b"content-encoding") == [b"gzip"]
+    async with (
+        ScriptedUpstream(respond(response(200, fields, coded))) as origin,
+        serving(proxying(origin.url, compress=True), server=server) as served,
+    ):
+        answer = await served.ask(request("GET", fields=[(b"Accept-Encoding", b"gzip, br")]))
+        assert answer.body == coded and answer.values(b"content-encoding") == [b"gzip"]
 
 
 # Ends that are none.
@@ -299,7 +330,9 @@ async def test_a_coded_body_passes_undecoded(server: str) -> None:
     ids=["short", "no last chunk", "inside a chunk", "bad chunk", "no byte"],
 )
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
-async def test_an_upstream_that_breaks_off_aborts_the_client(server: str, raw: bytes, shown: bytes, reset: bool) -> None:
+async def test_an_upstream_that_breaks_off_aborts_the_client(
+    server: str, raw: bytes, shown: bytes, reset: bool
+) -> None:
     head_came = asyncio.Event()
 
     async def script(connection: ScriptedConnection) -> None:
@@ -329,11 +362,13 @@ async def test_an_upstream_that_breaks_off_aborts_the_client(server: str, raw: b
 
 async def test_an_upstream_that_breaks_off_before_its_head_is_502(server: str) -> None:
     for raw in (b"", b"HTTP/1.1 200 OK\r\nContent-"):
-        async with ScriptedUpstream(respond(raw, close=True)) as origin:
-            async with serving(proxying(origin.url, retry=False), server=server) as served:
-                answer = await served.ask(request())
-                assert answer.status == 502 and answer.complete
-                assert answer.value(b"content-type") == b"application/problem+json"
+        async with (
+            ScriptedUpstream(respond(raw, close=True)) as origin,
+            serving(proxying(origin.url, retry=False), server=server) as served,
+        ):
+            answer = await served.ask(request())
+            assert answer.status == 502 and answer.complete
+            assert answer.value(b"content-type") == b"application/problem+json"
 
 
 async def test_bytes_after_the_end_of_an_answer_are_given_to_nobody(server: str) -> None:
@@ -361,11 +396,14 @@ async def test_pipelined_requests_are_answered_in_order(server: str) -> None:
             seen = await connection.read_request()
             await connection.send(response(body=seen.target + seen.body))
 
-    async with ScriptedUpstream(script) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.write(b"".join(request("POST", b"/%d" % number, body=b"b%d" % number) for number in range(20)))
-            for number in range(20):
-                assert (await client.answer()).body == b"/%db%d" % (number, number)
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(b"".join(request("POST", b"/%d" % number, body=b"b%d" % number) for number in range(20)))
+        for number in range(20):
+            assert (await client.answer()).body == b"/%db%d" % (number, number)
 
 
 # Early answers.
@@ -373,7 +411,9 @@ async def test_pipelined_requests_are_answered_in_order(server: str) -> None:
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 @pytest.mark.parametrize("ending", ["keeps", "closes", "resets"])
-async def test_an_answer_before_the_end_of_the_upload_reaches_the_client(server: str, framing: str, ending: str) -> None:
+async def test_an_answer_before_the_end_of_the_upload_reaches_the_client(
+    server: str, framing: str, ending: str
+) -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_head()
         await connection.read_some()
@@ -402,16 +442,19 @@ async def test_an_early_answer_is_not_reset_away_by_a_client_that_goes_on_sendin
         await connection.read_head()
         await connection.send(response(401, [], b"no", reason=b"Unauthorized"))
 
-    async with ScriptedUpstream(script) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.write(request("POST", fields=[(b"Content-Length", b"10000000")]))
-            await origin.connection()
-            for _ in range(10):
-                client.write(bytes(50_000))
-                await asyncio.sleep(0)
-            answer = await client.answer("POST")
-            assert answer.status == 401 and answer.body == b"no"
-            assert await client.rest() == b""
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Content-Length", b"10000000")]))
+        await origin.connection()
+        for _ in range(10):
+            client.write(bytes(50_000))
+            await asyncio.sleep(0)
+        answer = await client.answer("POST")
+        assert answer.status == 401 and answer.body == b"no"
+        assert await client.rest() == b""
 
 
 async def test_the_gateways_own_early_refusal_closes_the_connection(server: str) -> None:
@@ -427,14 +470,16 @@ async def test_the_gateways_own_early_refusal_closes_the_connection(server: str)
 
 
 async def test_a_body_that_announces_too_much_is_refused_before_the_upstream_sees_it(server: str) -> None:
-    async with ScriptedUpstream(_uploads) as origin:
-        async with serving(proxying(origin.url, max_body="1KiB"), server=server) as served:
-            async with served.client() as client:
-                client.write(request("POST", fields=[(b"Content-Length", b"1025")]))
-                answer = await client.answer("POST")
-                assert answer.status == 413 and not answer.keeps_alive
-            assert origin.connections == []
-            assert len((await served.ask(request("POST", body=bytes(1024)))).body) == 1024
+    async with (
+        ScriptedUpstream(_uploads) as origin,
+        serving(proxying(origin.url, max_body="1KiB"), server=server) as served,
+    ):
+        async with served.client() as client:
+            client.write(request("POST", fields=[(b"Content-Length", b"1025")]))
+            answer = await client.answer("POST")
+            assert answer.status == 413 and not answer.keeps_alive
+        assert origin.connections == []
+        assert len((await served.ask(request("POST", body=bytes(1024)))).body) == 1024
 
 
 async def test_a_chunked_body_that_grows_too_large_is_413(server: str) -> None:
@@ -495,10 +540,13 @@ async def test_an_unknown_expectation_is_417(server: str) -> None:
 
 @own_server
 async def test_no_100_goes_to_an_http_10_client(server: str) -> None:
-    async with ScriptedUpstream(_uploads) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.write(request("POST", fields=[(b"Expect", b"100-continue")], body=b"body", version=b"1.0"))
-            assert (await client.head()).status == 200
+    async with (
+        ScriptedUpstream(_uploads) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Expect", b"100-continue")], body=b"body", version=b"1.0"))
+        assert (await client.head()).status == 200
 
 
 async def test_a_slow_expecting_client_is_not_asked_by_the_watch_for_disconnects(server: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -27,18 +28,20 @@ def own_fields(seen: RecordedRequest) -> list[tuple[bytes, bytes]]:
     return [(name.lower(), value) for name, value in seen.fields if name.lower() not in ADDED]
 
 
-async def seen_by_upstream(server: str, raw: bytes, **table: object) -> RecordedRequest:
+async def seen_by_upstream(server: str, raw: bytes, **table: Any) -> RecordedRequest:
     async with ScriptedUpstream(respond(OK)) as origin:
-        async with serving(proxying(origin.url, **table), server=server) as served:  # type: ignore[arg-type]
+        async with serving(proxying(origin.url, **table), server=server) as served:
             assert (await served.ask(raw)).status == 200
         (seen,) = origin.requests
         return seen
 
 
-async def answered_with(server: str, raw: bytes, asked: bytes | None = None, **table: object) -> Answer:
-    async with ScriptedUpstream(respond(raw)) as origin:
-        async with serving(proxying(origin.url, **table), server=server) as served:  # type: ignore[arg-type]
-            return await served.ask(asked or request())
+async def answered_with(server: str, raw: bytes, asked: bytes | None = None, **table: Any) -> Answer:
+    async with (
+        ScriptedUpstream(respond(raw)) as origin,
+        serving(proxying(origin.url, **table), server=server) as served,
+    ):
+        return await served.ask(asked or request())
 
 
 # Requests.
@@ -159,18 +162,18 @@ async def test_via_is_added_under_the_gateways_own_name(server: str) -> None:
 
 
 async def test_a_request_that_comes_back_is_a_loop_and_two_chained_gateways_are_none(server: str) -> None:
-    async with ScriptedUpstream(respond(OK)) as origin:
-        async with (
-            serving(proxying(origin.url, server={"via": "back"}), server=server) as back,
-            serving(proxying(f"http://127.0.0.1:{back.port}", server={"via": "front"}), server=server) as front,
-        ):
-            assert (await front.ask(request())).status == 200
-            (seen,) = origin.requests
-            assert b", ".join(seen.values(b"via")) == b"1.1 front, 1.1 back"
-            assert seen.values(b"x-forwarded-for") == [b"127.0.0.1"]
-            answer = await front.ask(request("GET", fields=[(b"Via", b"1.1 FRONT")]))
-            assert answer.status == 508
-            assert len(origin.requests) == 1
+    async with (
+        ScriptedUpstream(respond(OK)) as origin,
+        serving(proxying(origin.url, server={"via": "back"}), server=server) as back,
+        serving(proxying(f"http://127.0.0.1:{back.port}", server={"via": "front"}), server=server) as front,
+    ):
+        assert (await front.ask(request())).status == 200
+        (seen,) = origin.requests
+        assert b", ".join(seen.values(b"via")) == b"1.1 front, 1.1 back"
+        assert seen.values(b"x-forwarded-for") == [b"127.0.0.1"]
+        answer = await front.ask(request("GET", fields=[(b"Via", b"1.1 FRONT")]))
+        assert answer.status == 508
+        assert len(origin.requests) == 1
 
 
 async def test_a_gateway_that_sends_to_itself_notices(server: str) -> None:
@@ -303,14 +306,16 @@ async def test_a_status_that_is_none_is_502(server: str, status: int) -> None:
     ids=repr,
 )
 async def test_an_answer_that_two_parsers_could_read_differently_is_502(server: str, head: bytes) -> None:
-    async with ScriptedUpstream(respond(head)) as origin:
-        async with serving(proxying(origin.url), server=server) as served:
-            answer = await served.ask(request("POST", body=b"x"))
-            assert answer.status == 502
-            assert b"127.0.0.1" not in answer.body
-            assert b"%d" % origin.port not in answer.body
-            # Whatever the upstream still sends must not answer somebody else.
-            await origin.connections[0].closed.wait()
+    async with (
+        ScriptedUpstream(respond(head)) as origin,
+        serving(proxying(origin.url), server=server) as served,
+    ):
+        answer = await served.ask(request("POST", body=b"x"))
+        assert answer.status == 502
+        assert b"127.0.0.1" not in answer.body
+        assert b"%d" % origin.port not in answer.body
+        # Whatever the upstream still sends must not answer somebody else.
+        await origin.connections[0].closed.wait()
 
 
 async def test_an_interim_answer_is_not_taken_for_the_answer_and_an_unasked_100_is_swallowed(server: str) -> None:
@@ -329,17 +334,21 @@ async def test_an_interim_answer_is_not_taken_for_the_answer_and_an_unasked_100_
 async def test_102_and_103_pass_to_the_client_without_what_is_hidden(server: str) -> None:
     raw = (
         b"HTTP/1.1 102 Processing\r\n\r\n"
-        b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nServer: nginx\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n"
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nServer: nginx\r\n"
+        b"Connection: x-hop\r\nX-Hop: 1\r\n\r\n"
     )
-    async with ScriptedUpstream(respond(raw + OK)) as origin:
-        async with serving(proxying(origin.url), server=server) as served, served.client() as client:
-            client.write(request())
-            first, second, last = await client.head(), await client.head(), await client.head()
-            assert (first.status, second.status, last.status) == (102, 103, 200)
-            assert second.fields == [(b"link", b"</a.css>; rel=preload")]
-            client.write(request(version=b"1.0"))
-            await client.finish(last)
-            assert (await client.head()).status == 200
+    async with (
+        ScriptedUpstream(respond(raw + OK)) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request())
+        first, second, last = await client.head(), await client.head(), await client.head()
+        assert (first.status, second.status, last.status) == (102, 103, 200)
+        assert second.fields == [(b"link", b"</a.css>; rel=preload")]
+        client.write(request(version=b"1.0"))
+        await client.finish(last)
+        assert (await client.head()).status == 200
 
 
 async def test_more_than_32_interim_answers_are_502(server: str) -> None:

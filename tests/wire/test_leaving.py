@@ -34,14 +34,17 @@ both_ways = pytest.mark.parametrize("how", ["fin", "rst"])
 
 @both_ways
 async def test_before_the_head(server: str, how: str) -> None:
-    async with ScriptedUpstream(silent) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.write(request())
-            connection = await origin.connection()
-            await until(lambda: connection.received.endswith(b"\r\n\r\n"))
-            await _leave(client, how)
-            await _is_noted_as_left(served)
-            await connection.closed.wait()
+    async with (
+        ScriptedUpstream(silent) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request())
+        connection = await origin.connection()
+        await until(lambda: connection.received.endswith(b"\r\n\r\n"))
+        await _leave(client, how)
+        await _is_noted_as_left(served)
+        await connection.closed.wait()
 
 
 @both_ways
@@ -74,27 +77,33 @@ async def test_while_it_waits_for_a_place(server: str, how: str) -> None:
 
 @both_ways
 async def test_in_the_middle_of_the_upload(server: str, how: str) -> None:
-    async with ScriptedUpstream(silent) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.write(request("POST", fields=[(b"Content-Length", b"1000")]) + b"some")
-            connection = await origin.connection()
-            await until(lambda: connection.received.endswith(b"some"))
-            await _leave(client, how)
-            await _is_noted_as_left(served)
-            await connection.closed.wait()
+    async with (
+        ScriptedUpstream(silent) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Content-Length", b"1000")]) + b"some")
+        connection = await origin.connection()
+        await until(lambda: connection.received.endswith(b"some"))
+        await _leave(client, how)
+        await _is_noted_as_left(served)
+        await connection.closed.wait()
 
 
 @both_ways
 async def test_after_the_upload(server: str, how: str) -> None:
-    async with ScriptedUpstream(silent) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            head = request("POST", fields=[(b"Transfer-Encoding", b"chunked")])
-            client.write(head + chunked(b"some"))
-            connection = await origin.connection()
-            await until(lambda: connection.received.endswith(b"0\r\n\r\n"))
-            await _leave(client, how)
-            await _is_noted_as_left(served)
-            await connection.closed.wait()
+    async with (
+        ScriptedUpstream(silent) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        head = request("POST", fields=[(b"Transfer-Encoding", b"chunked")])
+        client.write(head + chunked(b"some"))
+        connection = await origin.connection()
+        await until(lambda: connection.received.endswith(b"0\r\n\r\n"))
+        await _leave(client, how)
+        await _is_noted_as_left(served)
+        await connection.closed.wait()
 
 
 @both_ways
@@ -105,17 +114,20 @@ async def test_in_the_middle_of_the_answer(server: str, how: str, pieces: int) -
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", *[b"piece"] * pieces)
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.write(request())
-            await client.head()
-            await client.reader.readexactly(5 * pieces)
-            await _leave(client, how)
-            (exchange,) = await served.ended(1)
-            assert exchange.outcome == "client-left"
-            await served.at_rest()
-            await origin.connections[0].closed.wait()
-            assert served.upstream.snapshot()[0].failures == 0
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request())
+        await client.head()
+        await client.reader.readexactly(5 * pieces)
+        await _leave(client, how)
+        (exchange,) = await served.ended(1)
+        assert exchange.outcome == "client-left"
+        await served.at_rest()
+        await origin.connections[0].closed.wait()
+        assert served.upstream.snapshot()[0].failures == 0
 
 
 async def test_while_it_reads_nothing_of_a_large_answer(server: str) -> None:
@@ -125,17 +137,20 @@ async def test_while_it_reads_nothing_of_a_large_answer(server: str) -> None:
         while True:
             await connection.send(bytes(64 * 1024))
 
-    async with ScriptedUpstream(script) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            client.write(request())
-            connection = await origin.connection()
-            await until(lambda: connection.transport.get_write_buffer_size() > 0)
-            client.leave()
-            await served.ended(1)
-            await served.at_rest()
-            await connection.closed.wait()
-            assert served.upstream.snapshot()[0].failures == 0
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.write(request())
+        connection = await origin.connection()
+        await until(lambda: connection.transport.get_write_buffer_size() > 0)
+        client.leave()
+        await served.ended(1)
+        await served.at_rest()
+        await connection.closed.wait()
+        assert served.upstream.snapshot()[0].failures == 0
 
 
 async def test_between_two_attempts(server: str) -> None:
@@ -171,17 +186,20 @@ async def test_a_part_of_a_body_that_the_watch_got_is_not_lost(server: str) -> N
         await connection.send(response(body=b"same" if seen.body == body else b"different"))
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script, reading=False) as origin, serving(proxying(origin.url), server=server) as served:
-        async with served.client() as client:
-            client.write(request("POST", fields=[(b"Content-Length", b"%d" % size)]))
-            upload = asyncio.create_task(client.send(body))
-            connection = await origin.connection()
-            for _ in range(100):
-                served.gateway.runtime.ticker.tick()
-                await asyncio.sleep(0.001)
-            connection.start_reading()
-            assert (await client.answer("POST")).body == b"same"
-            await upload
+    async with (
+        ScriptedUpstream(script, reading=False) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Content-Length", b"%d" % size)]))
+        upload = asyncio.create_task(client.send(body))
+        connection = await origin.connection()
+        for _ in range(100):
+            served.gateway.runtime.ticker.tick()
+            await asyncio.sleep(0.001)
+        connection.start_reading()
+        assert (await client.answer("POST")).body == b"same"
+        await upload
 
 
 async def test_a_client_that_leaves_a_fixed_answer_breaks_nothing(server: str) -> None:

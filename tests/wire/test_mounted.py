@@ -75,25 +75,29 @@ async def echo(connection: ScriptedConnection) -> None:
 
 @pytest.mark.parametrize(("parent", "lifespan"), PARENTS, ids=lambda value: getattr(value, "__name__", ""))
 async def test_it_works_mounted(server: str, parent: Callable[[Gateway], ASGIApp], lifespan: bool) -> None:
-    async with ScriptedUpstream(echo) as origin:
-        async with serving(proxying(origin.url), server=server, mounted=parent, lifespan=lifespan) as served:
-            assert (await served.ask(request("GET", b"/own"))).body == b"own"
-            answer = await served.ask(request("POST", b"/api/a%2Fb;c/?q=%20", body=b"body"))
-            assert answer.status == 200 and answer.body == b"body"
-            assert answer.value(b"x-target") == b"/a%2Fb;c/?q=%20"
-            assert (await served.ask(request("GET", b"/api"))).status in (200, 307)
-            assert (await served.ask(request("GET", b"/api/"))).value(b"x-target") == b"/"
-            assert (await served.ask(request("GET", b"/apix"))).status == 404
+    async with (
+        ScriptedUpstream(echo) as origin,
+        serving(proxying(origin.url), server=server, mounted=parent, lifespan=lifespan) as served,
+    ):
+        assert (await served.ask(request("GET", b"/own"))).body == b"own"
+        answer = await served.ask(request("POST", b"/api/a%2Fb;c/?q=%20", body=b"body"))
+        assert answer.status == 200 and answer.body == b"body"
+        assert answer.value(b"x-target") == b"/a%2Fb;c/?q=%20"
+        assert (await served.ask(request("GET", b"/api"))).status in (200, 307)
+        assert (await served.ask(request("GET", b"/api/"))).value(b"x-target") == b"/"
+        assert (await served.ask(request("GET", b"/apix"))).status == 404
 
 
 async def test_requests_that_come_first_start_it_once(server: str) -> None:
     import asyncio
 
-    async with ScriptedUpstream(echo) as origin:
-        async with serving(proxying(origin.url), server=server, mounted=in_starlette, lifespan=False) as served:
-            answers = await asyncio.gather(*(served.ask(request("GET", b"/api/x")) for _ in range(10)))
-            assert {answer.status for answer in answers} == {200}
-            assert len(served.exchanges) == 10
+    async with (
+        ScriptedUpstream(echo) as origin,
+        serving(proxying(origin.url), server=server, mounted=in_starlette, lifespan=False) as served,
+    ):
+        answers = await asyncio.gather(*(served.ask(request("GET", b"/api/x")) for _ in range(10)))
+        assert {answer.status for answer in answers} == {200}
+        assert len(served.exchanges) == 10
 
 
 async def test_it_can_live_twice(server: str) -> None:
@@ -128,10 +132,12 @@ async def test_starlette_routes_and_middleware_come_before_the_table(server: str
 
 async def test_a_parent_with_server_errors_aborts_a_broken_answer(server: str) -> None:
     broken = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"
-    async with ScriptedUpstream(respond(broken, close=True)) as origin:
-        async with serving(proxying(origin.url), server=server, mounted=in_starlette, lifespan=False) as served:
-            answer = await served.ask(request("GET", b"/api/x"))
-            assert answer.status == 200 and not answer.complete
+    async with (
+        ScriptedUpstream(respond(broken, close=True)) as origin,
+        serving(proxying(origin.url), server=server, mounted=in_starlette, lifespan=False) as served,
+    ):
+        answer = await served.ask(request("GET", b"/api/x"))
+        assert answer.status == 200 and not answer.complete
 
 
 # The ``middleware`` key.
@@ -191,14 +197,18 @@ async def test_starlettes_own_middleware_runs_in_a_route(server: str) -> None:
 
 async def test_middleware_that_answers_by_itself_reaches_no_upstream(server: str) -> None:
     async with ScriptedUpstream(echo) as origin:
-        async with serving(proxying(origin.url, middleware=[_use("Tagging", tag="x", stop=True)]), server=server) as served:
+        async with serving(
+            proxying(origin.url, middleware=[_use("Tagging", tag="x", stop=True)]), server=server
+        ) as served:
             assert (await served.ask(request())).body == b"stopped"
         assert origin.connections == []
 
 
 async def test_middleware_that_fails_is_500_without_its_reason(server: str) -> None:
-    async with ScriptedUpstream(echo) as origin:
-        async with serving(proxying(origin.url, middleware=[f"{__name__}:Failing"]), server=server) as served:
-            answer = await served.ask(request())
-            assert answer.status == 500
-            assert b"secret" not in answer.body
+    async with (
+        ScriptedUpstream(echo) as origin,
+        serving(proxying(origin.url, middleware=[f"{__name__}:Failing"]), server=server) as served,
+    ):
+        answer = await served.ask(request())
+        assert answer.status == 500
+        assert b"secret" not in answer.body

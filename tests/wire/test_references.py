@@ -20,7 +20,12 @@ def at_api(gateway: Gateway) -> Starlette:
 
 
 async def answer_with(
-    server: str, *fields: tuple[bytes, bytes], base: str = "", mounted: Any = None, target: bytes = b"/shop/x", **route: Any
+    server: str,
+    *fields: tuple[bytes, bytes],
+    base: str = "",
+    mounted: Any = None,
+    target: bytes = b"/shop/x",
+    **route: Any,
 ) -> Answer:
     """The answer to a request when the upstream sends these fields; ``{origin}`` stands for the upstream's address."""
 
@@ -31,12 +36,14 @@ async def answer_with(
         await connection.send(response(302, written, b"", reason=b"Found"))
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as origin:
-        async with serving(proxying(origin.url + base, **route), server=server, mounted=mounted) as served:
-            answer = await served.ask(request("GET", target, host=b"public.example"))
-            assert answer.status == 302
-            assert b"127.0.0.1" not in answer.head
-            return answer
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url + base, **route), server=server, mounted=mounted) as served,
+    ):
+        answer = await served.ask(request("GET", target, host=b"public.example"))
+        assert answer.status == 302
+        assert b"127.0.0.1" not in answer.head
+        return answer
 
 
 STRIPPED: dict[str, Any] = {"path": "/shop/*", "strip_prefix": "/shop"}
@@ -58,7 +65,9 @@ LOCATIONS = [
 
 
 @pytest.mark.parametrize(("route", "base", "sent", "expected"), LOCATIONS)
-async def test_a_location_is_public(server: str, route: dict[str, Any], base: str, sent: bytes, expected: bytes) -> None:
+async def test_a_location_is_public(
+    server: str, route: dict[str, Any], base: str, sent: bytes, expected: bytes
+) -> None:
     answer = await answer_with(server, (b"Location", sent), (b"Content-Location", sent), base=base, **route)
     assert answer.value(b"location") == answer.value(b"content-location") == expected
 

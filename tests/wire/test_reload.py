@@ -34,14 +34,18 @@ async def reload(served: Served, config: dict[str, Any]) -> None:
 
 
 async def test_requests_get_the_new_table_at_once(server: str) -> None:
-    async with ScriptedUpstream(answering(b"one")) as one, ScriptedUpstream(answering(b"two")) as two:
-        async with serving(table(one.url), server=server) as served, served.client() as client:
-            client.write(request())
-            assert (await client.answer()).body == b"one"
-            await reload(served, table(two.url))
-            client.write(request())
-            assert (await client.answer()).body == b"two"
-            await until(lambda: not one.open_connections)
+    async with (
+        ScriptedUpstream(answering(b"one")) as one,
+        ScriptedUpstream(answering(b"two")) as two,
+        serving(table(one.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request())
+        assert (await client.answer()).body == b"one"
+        await reload(served, table(two.url))
+        client.write(request())
+        assert (await client.answer()).body == b"two"
+        await until(lambda: not one.open_connections)
 
 
 async def test_a_running_request_goes_on_across_a_reload_and_its_generation_is_closed_after_it(server: str) -> None:
@@ -54,53 +58,63 @@ async def test_a_running_request_goes_on_across_a_reload_and_its_generation_is_c
         await connection.send(b"def")
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as one, ScriptedUpstream(answering(b"two")) as two:
-        async with serving(table(one.url), server=server) as served, served.client() as client:
-            client.write(request())
-            answer = await client.head()
-            assert await client.reader.readexactly(3) == b"abc"
-            for _ in range(3):
-                await reload(served, table(two.url))
-            assert (await served.ask(request())).body == b"two"
-            assert one.open_connections == 1
-            answer.body = b"abc"
-            go_on.set()
-            await client.finish(answer)
-            assert answer.body == b"abcdef" and answer.complete
-            await until(lambda: not served.gateway.live.retired and not one.open_connections)
+    async with (
+        ScriptedUpstream(script) as one,
+        ScriptedUpstream(answering(b"two")) as two,
+        serving(table(one.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request())
+        answer = await client.head()
+        assert await client.reader.readexactly(3) == b"abc"
+        for _ in range(3):
+            await reload(served, table(two.url))
+        assert (await served.ask(request())).body == b"two"
+        assert one.open_connections == 1
+        answer.body = b"abc"
+        go_on.set()
+        await client.finish(answer)
+        assert answer.body == b"abcdef" and answer.complete
+        await until(lambda: not served.gateway.live.retired and not one.open_connections)
 
 
 async def test_connections_of_an_unchanged_upstream_stay(server: str) -> None:
-    async with ScriptedUpstream(answering(b"one")) as one:
-        async with serving(table(one.url), server=server) as served:
-            for number in range(3):
-                assert (await served.ask(request())).body == b"one"
-                await reload(served, table(one.url, request_headers={"set": {"X-Number": str(number)}}))
-            assert len(one.connections) == 1
+    async with (
+        ScriptedUpstream(answering(b"one")) as one,
+        serving(table(one.url), server=server) as served,
+    ):
+        for number in range(3):
+            assert (await served.ask(request())).body == b"one"
+            await reload(served, table(one.url, request_headers={"set": {"X-Number": str(number)}}))
+        assert len(one.connections) == 1
 
 
 async def test_an_unchanged_route_keeps_its_stack(server: str) -> None:
-    async with ScriptedUpstream(answering(b"one")) as one:
-        async with serving(table(one.url), server=server) as served:
-            before = served.gateway.generation.routes["all"]
-            config = table(one.url)
-            config["routes"].append({"name": "more", "path": "/more", "respond": {"body": "x"}})
-            await reload(served, config)
-            assert served.gateway.generation.routes["all"] is before
-            assert (await served.ask(request("GET", b"/more"))).body == b"x"
+    async with (
+        ScriptedUpstream(answering(b"one")) as one,
+        serving(table(one.url), server=server) as served,
+    ):
+        before = served.gateway.generation.routes["all"]
+        config = table(one.url)
+        config["routes"].append({"name": "more", "path": "/more", "respond": {"body": "x"}})
+        await reload(served, config)
+        assert served.gateway.generation.routes["all"] is before
+        assert (await served.ask(request("GET", b"/more"))).body == b"x"
 
 
 async def test_health_counters_survive_a_reload(server: str) -> None:
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
 
-    async with ScriptedUpstream(script) as one:
-        async with serving(table(one.url, retry=False), server=server) as served:
-            for _ in range(2):
-                assert (await served.ask(request())).status == 502
-            assert served.upstream.snapshot()[0].failures == 2
-            await reload(served, table(one.url, retry=False, upstream={"max_connections": 7}))
-            assert served.upstream.snapshot()[0].failures == 2
+    async with (
+        ScriptedUpstream(script) as one,
+        serving(table(one.url, retry=False), server=server) as served,
+    ):
+        for _ in range(2):
+            assert (await served.ask(request())).status == 502
+        assert served.upstream.snapshot()[0].failures == 2
+        await reload(served, table(one.url, retry=False, upstream={"max_connections": 7}))
+        assert served.upstream.snapshot()[0].failures == 2
 
 
 @pytest.mark.parametrize(
@@ -162,16 +176,19 @@ async def test_a_file_that_does_not_parse_is_reported_and_changes_nothing(
 
 
 async def test_no_generation_outlives_its_requests(server: str) -> None:
-    async with ScriptedUpstream(answering(b"one")) as one, ScriptedUpstream(answering(b"two")) as two:
-        async with serving(table(one.url), server=server) as served:
-            seen = []
-            for number in range(10):
-                assert (await served.ask(request())).status == 200
-                seen.append(weakref.ref(served.gateway.generation))
-                await reload(served, table((one, two)[number % 2].url, upstream={"max_connections": 10 + number}))
-            await until(lambda: not served.gateway.live.retired)
-            gc.collect()
-            assert sum(generation() is not None for generation in seen) <= 1
+    async with (
+        ScriptedUpstream(answering(b"one")) as one,
+        ScriptedUpstream(answering(b"two")) as two,
+        serving(table(one.url), server=server) as served,
+    ):
+        seen = []
+        for number in range(10):
+            assert (await served.ask(request())).status == 200
+            seen.append(weakref.ref(served.gateway.generation))
+            await reload(served, table((one, two)[number % 2].url, upstream={"max_connections": 10 + number}))
+        await until(lambda: not served.gateway.live.retired)
+        gc.collect()
+        assert sum(generation() is not None for generation in seen) <= 1
 
 
 async def test_a_shutdown_waits_for_what_runs(server: str) -> None:
@@ -183,14 +200,17 @@ async def test_a_shutdown_waits_for_what_runs(server: str) -> None:
         await connection.send(response(body=b"late"))
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as one:
-        async with serving(table(one.url), server=server, lifespan=False) as served, served.client() as client:
-            client.write(request())
-            await one.connection()
-            closing = asyncio.create_task(served.gateway.aclose(30.0))
-            for _ in range(10):
-                await asyncio.sleep(0)
-            assert not closing.done()
-            go_on.set()
-            assert (await client.answer()).body == b"late"
-            await closing
+    async with (
+        ScriptedUpstream(script) as one,
+        serving(table(one.url), server=server, lifespan=False) as served,
+        served.client() as client,
+    ):
+        client.write(request())
+        await one.connection()
+        closing = asyncio.create_task(served.gateway.aclose(30.0))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        go_on.set()
+        assert (await client.answer()).body == b"late"
+        await closing

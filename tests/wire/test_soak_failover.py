@@ -95,7 +95,9 @@ async def test_no_idempotent_request_fails_while_servers_die_hang_and_refuse(tmp
             for _ in range(CONNECTIONS):
                 group.create_task(load())
         total = sum(shares.values())
-        print(f"\n{total} requests: " + ", ".join(f"{name} {count / total:.1%}" for name, count in sorted(shares.items())))
+        print(
+            f"\n{total} requests: " + ", ".join(f"{name} {count / total:.1%}" for name, count in sorted(shares.items()))
+        )
         assert failures == []
         assert set(shares) == {"A", "B", "C"}
         assert min(shares.values()) > total * 0.05

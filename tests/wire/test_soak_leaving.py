@@ -126,4 +126,6 @@ async def test_ten_thousand_clients_that_leave_leave_nothing_behind(server: str,
 
 def _gateway_tasks() -> list[asyncio.Task[Any]]:
     """Tasks that are not the origin's connections, which stay while the gateway keeps them."""
-    return [task for task in asyncio.all_tasks() if "dawdling_origin" not in getattr(task.get_coro(), "__qualname__", "")]
+    return [
+        task for task in asyncio.all_tasks() if "dawdling_origin" not in getattr(task.get_coro(), "__qualname__", "")
+    ]

@@ -45,7 +45,7 @@ async def test_reloads_under_load_cost_no_request_and_leave_nothing(server: str)
                 request_headers={"set": {"X-Table": "2"}},
             ),
         ]
-        broken = [
+        broken: list[dict[str, Any]] = [
             {"routes": [{"path": "/*", "upstream": "nobody"}]},
             {"routes": [{"path": "/*", "upstream": one.url, "middleware": ["no.such:Thing"]}]},
         ]
@@ -101,5 +101,3 @@ async def test_reloads_under_load_cost_no_request_and_leave_nothing(server: str)
 def _own_tasks() -> list[asyncio.Task[Any]]:
     """Tasks that are not the scripts of an upstream."""
     return [task for task in asyncio.all_tasks() if "Scripted" not in getattr(task.get_coro(), "__qualname__", "")]
-
-

@@ -23,12 +23,14 @@ SOON_S = 5.0
 
 
 async def test_no_answer_in_time_is_504(server: str) -> None:
-    async with ScriptedUpstream(silent) as origin:
-        async with serving(proxying(origin.url, timeout="300ms", retry=False), server=server) as served:
-            watch = Stopwatch()
-            assert (await served.ask(request())).status == 504
-            assert 0.3 <= watch.seconds < SOON_S
-            await origin.connections[0].closed.wait()
+    async with (
+        ScriptedUpstream(silent) as origin,
+        serving(proxying(origin.url, timeout="300ms", retry=False), server=server) as served,
+    ):
+        watch = Stopwatch()
+        assert (await served.ask(request())).status == 504
+        assert 0.3 <= watch.seconds < SOON_S
+        await origin.connections[0].closed.wait()
 
 
 async def test_the_timeout_covers_all_attempts(server: str) -> None:
@@ -44,13 +46,15 @@ async def test_the_timeout_covers_all_attempts(server: str) -> None:
 async def test_the_timeout_covers_the_wait_for_a_place(server: str) -> None:
     async with ScriptedUpstream(silent) as origin:
         limits = {"max_connections": 1, "queue_timeout": "30s"}
-        async with serving(proxying(origin.url, timeout="300ms", upstream=limits), server=server) as served:
-            async with served.client() as first:
-                first.write(request("POST", b"/", [(b"Content-Length", b"10")]))
-                await origin.connection()
-                watch = Stopwatch()
-                assert (await served.ask(request())).status == 504
-                assert 0.3 <= watch.seconds < SOON_S
+        async with (
+            serving(proxying(origin.url, timeout="300ms", upstream=limits), server=server) as served,
+            served.client() as first,
+        ):
+            first.write(request("POST", b"/", [(b"Content-Length", b"10")]))
+            await origin.connection()
+            watch = Stopwatch()
+            assert (await served.ask(request())).status == 504
+            assert 0.3 <= watch.seconds < SOON_S
 
 
 @pytest.mark.parametrize("setting", ["connect", "route"])
@@ -72,12 +76,14 @@ async def test_silence_inside_an_answer_aborts_it(server: str) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as origin:
-        async with serving(proxying(origin.url, idle_timeout="300ms"), server=server) as served:
-            watch = Stopwatch()
-            answer = await served.ask(request())
-            assert answer.status == 200 and answer.body == b"abc" and not answer.complete
-            assert 0.3 <= watch.seconds < SOON_S
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url, idle_timeout="300ms"), server=server) as served,
+    ):
+        watch = Stopwatch()
+        answer = await served.ask(request())
+        assert answer.status == 200 and answer.body == b"abc" and not answer.complete
+        assert 0.3 <= watch.seconds < SOON_S
 
 
 async def test_the_activity_timeout_starts_again_with_each_piece_and_no_total_one_applies(server: str) -> None:
@@ -90,10 +96,12 @@ async def test_the_activity_timeout_starts_again_with_each_piece_and_no_total_on
         await connection.send(chunked())
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as origin:
-        async with serving(proxying(origin.url, idle_timeout="600ms", timeout="400ms"), server=server) as served:
-            answer = await served.ask(request())
-            assert answer.complete and answer.body == b"x" * 8
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url, idle_timeout="600ms", timeout="400ms"), server=server) as served,
+    ):
+        answer = await served.ask(request())
+        assert answer.complete and answer.body == b"x" * 8
 
 
 async def test_a_slow_reader_is_not_a_silent_upstream(server: str) -> None:
@@ -106,17 +114,19 @@ async def test_a_slow_reader_is_not_a_silent_upstream(server: str) -> None:
             await connection.send(bytes(65536))
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as origin:
-        async with serving(proxying(origin.url, idle_timeout="200ms"), server=server) as served:
-            async with served.client() as client:
-                client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                client.write(request())
-                connection = await origin.connection()
-                await until(lambda: connection.transport.get_write_buffer_size() > 0)
-                await asyncio.sleep(0.6)
-                client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-                answer = await client.answer()
-                assert answer.complete and len(answer.body) == total
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url, idle_timeout="200ms"), server=server) as served,
+        served.client() as client,
+    ):
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.write(request())
+        connection = await origin.connection()
+        await until(lambda: connection.transport.get_write_buffer_size() > 0)
+        await asyncio.sleep(0.6)
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        answer = await client.answer()
+        assert answer.complete and len(answer.body) == total
 
 
 async def test_the_time_in_which_the_clients_body_is_awaited_does_not_count(server: str) -> None:
@@ -125,14 +135,16 @@ async def test_the_time_in_which_the_clients_body_is_awaited_does_not_count(serv
         await connection.send(response(body=seen.body))
         await connection.wait_eof()
 
-    async with ScriptedUpstream(script) as origin:
-        async with serving(proxying(origin.url, timeout="300ms"), server=server) as served:
-            async with served.client() as client:
-                client.write(request("POST", fields=[(b"Content-Length", b"6")]) + b"abc")
-                await origin.connection()
-                await asyncio.sleep(0.6)
-                client.write(b"def")
-                assert (await client.answer("POST")).body == b"abcdef"
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url, timeout="300ms"), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Content-Length", b"6")]) + b"abc")
+        await origin.connection()
+        await asyncio.sleep(0.6)
+        client.write(b"def")
+        assert (await client.answer("POST")).body == b"abcdef"
 
 
 async def test_an_upload_that_is_silent_too_long_is_408_and_not_the_upstreams_fault(server: str) -> None:
@@ -150,17 +162,19 @@ async def test_an_upload_that_is_silent_too_long_is_408_and_not_the_upstreams_fa
 
 
 async def test_an_upstream_that_takes_nothing_of_an_upload_is_given_up(server: str) -> None:
-    async with ScriptedUpstream(silent, reading=False) as origin:
-        async with serving(proxying(origin.url, idle_timeout="300ms", max_body="none"), server=server) as served:
-            async with served.client() as client:
-                client.write(request("POST", fields=[(b"Content-Length", b"1000000000")]))
+    async with (
+        ScriptedUpstream(silent, reading=False) as origin,
+        serving(proxying(origin.url, idle_timeout="300ms", max_body="none"), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Content-Length", b"1000000000")]))
 
-                async def upload() -> None:
-                    while True:
-                        await client.send(bytes(65536))
+        async def upload() -> None:
+            while True:
+                await client.send(bytes(65536))
 
-                task = asyncio.create_task(upload())
-                answer = await client.answer("POST")
-                assert answer.status == 504 and not answer.keeps_alive
-                task.cancel()
-                await asyncio.wait([task])
+        task = asyncio.create_task(upload())
+        answer = await client.answer("POST")
+        assert answer.status == 504 and not answer.keeps_alive
+        task.cancel()
+        await asyncio.wait([task])
