@@ -5,9 +5,10 @@ What a command needs is imported when it runs: ``gateway check`` loads neither s
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,18 @@ EXIT_INVALID = 1
 class OneLineErrors(click.Group):
     """A group whose usage errors are one line on standard error, with exit status 2."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, False, **extra)
         try:
-            status = super().main(*args, standalone_mode=False, **extra)
+            status = super().main(args, prog_name, complete_var, False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)
@@ -77,10 +85,13 @@ def run(config: str, bind: tuple[str, ...], workers: str | None, reload: bool) -
     second one ends at once.
     """
     overrides = server_overrides(bind, workers)
-    loaded = load_or_exit(config)
-    print_warnings(loaded)
+    # What imports make stays: looking for garbage in it would take a tenth of the time to start.
+    gc.disable()
     from gateway.server.run import RunFailed, run_gateway
 
+    loaded = load_or_exit(config)
+    print_warnings(loaded)
+    gc.enable()
     try:
         run_gateway(loaded, watch=reload, overrides=overrides)
     except RunFailed as failure:

@@ -18,7 +18,7 @@ from gateway.config.server import ServerConfig
 from gateway.config.upstreams import EndpointConfig
 from gateway.config.values import METHODS
 from gateway.describe import describe_route, endpoint_note, shown_policies
-from gateway.errors import BadRequest, GatewayError, MethodNotAllowed
+from gateway.errors import GatewayError, MethodNotAllowed, MethodNotImplemented
 from gateway.exchange import SCOPE_KEY, Exchange
 from gateway.http.cache_control import request_directives
 from gateway.http.fields import Fields, get_first, get_joined
@@ -212,7 +212,7 @@ def _host(authority: str) -> bytes:
 def _admit(server: ServerConfig, scope: dict[str, Any], exchange: Exchange) -> None:
     """What holds for every request before any route is looked at. Raises GatewayError."""
     if exchange.method not in METHODS and exchange.method != "CONNECT":
-        raise BadRequest(f"{exchange.method} is no method of HTTP")
+        raise MethodNotImplemented(f"the server knows no method {exchange.method}")
     limits = server.limits
     admission = Admission(
         pseudonym=server.via or "gw-explain",

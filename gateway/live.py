@@ -71,13 +71,13 @@ class Live:
                 raise
             self._current = generation
             if old is not None:
-                task = asyncio.create_task(self._retire(old, generation))
+                ended = asyncio.Event()
+                self._waiting.add(ended)
+                task = asyncio.create_task(self._retire(old, generation, ended))
                 self._retired.add(task)
                 task.add_done_callback(self._retired.discard)
 
-    async def _retire(self, generation: Generation, successor: Generation) -> None:
-        ended = asyncio.Event()
-        self._waiting.add(ended)
+    async def _retire(self, generation: Generation, successor: Generation, ended: asyncio.Event) -> None:
         try:
             await _idle(generation, ended)
             await generation.aclose(successor)
@@ -86,15 +86,19 @@ class Live:
 
     async def aclose(self, timeout_s: float) -> None:
         """Let running exchanges finish for ``timeout_s`` seconds, then close every generation."""
-        generation, self._current = self._current, None
+        # A reload that is under way comes first: what it makes has to be closed as well.
+        async with self._replacing:
+            generation, self._current = self._current, None
         if generation is None:
             return
         try:
             async with asyncio.timeout(timeout_s):
                 await _idle(generation, asyncio.Event())
+                if self._retired:
+                    await asyncio.wait(self._retired)
         except TimeoutError:
-            logger.warning("%d exchanges are cut after %g s of draining", generation.in_flight, timeout_s)
-        # Exchanges of older generations have had the same time; what they hold is closed under them.
+            logger.warning("what still runs is cut after %g s of draining", timeout_s)
+        # What the exchanges of older generations hold is closed under them.
         for ended in self._waiting:
             ended.set()
         await asyncio.gather(*self._retired, return_exceptions=True)

@@ -129,7 +129,8 @@ class Generation:
         return ExchangeMiddleware(
             app,
             gates=(self._enter, admission),
-            recorders=(*runtime.recorders, self._leave),
+            # First: a recorder that fails must not leave the exchange counted.
+            recorders=(self._leave, *runtime.recorders),
             request_id_header=server.request_id_header,
         )
 

@@ -122,6 +122,8 @@ class Runtime:
         if now - self._published >= PUBLISH_S:
             self._published = now
             self.metrics.publish()
+            if isinstance(self.cache.store, MemoryStore):
+                self.cache.store.sweep(self.cache.clock())
 
     def _readings(self) -> Iterator[Gauge]:
         yield Gauge("in_flight", "Requests and open WebSockets in flight.", (), self.in_flight.count)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from gateway import Gateway as PublicGateway
 from gateway.app import Gateway, without_root_path
 from gateway.config.load import load_config
 from gateway.config.problems import ConfigError
-from tests.support.gateway import make_gateway
+from tests.support.gateway import make_gateway, until
 from tests.support.messages import call, http_scope
 
 pytestmark = pytest.mark.anyio
@@ -31,13 +30,13 @@ def test_it_is_what_the_package_offers() -> None:
     assert PublicGateway is Gateway
 
 
-def test_it_takes_a_path_a_config_or_a_mapping(tmp_path: Path) -> None:
+async def test_it_takes_a_path_a_config_or_a_mapping(tmp_path: Path) -> None:
     path = tmp_path / "routes.toml"
     path.write_text('[server]\naccess_log = "off"\n[[routes]]\npath = "/*"\nrespond = { body = "hello" }\n')
     gateways = [Gateway(path), Gateway(str(path)), Gateway(load_config(path)), Gateway.from_config(fixed("hello"))]
     for gateway in gateways:
-        with TestClient(gateway) as client:
-            assert client.get("/").text == "hello"
+        async with gateway.lifespan():
+            assert (await call(gateway, scope())).body == b"hello"
 
 
 def test_a_table_that_is_not_valid_is_refused_when_it_is_made() -> None:
@@ -48,8 +47,11 @@ def test_a_table_that_is_not_valid_is_refused_when_it_is_made() -> None:
 def test_it_works_without_its_lifespan_and_on_several_event_loops() -> None:
     gateway = Gateway.from_config(fixed("hello"))
     for _ in range(3):
-        # A client without a context runs each request on an event loop of its own.
-        assert TestClient(gateway).get("/").text == "hello"
+        assert asyncio.run(_ask(gateway)) == [b"hello", b"hello"]
+
+
+async def _ask(gateway: Gateway) -> list[bytes]:
+    return [(await call(gateway, scope())).body for _ in range(2)]
 
 
 async def test_it_starts_once_for_all_who_ask() -> None:
@@ -88,8 +90,7 @@ async def test_a_request_during_the_drain_is_503_with_retry_after() -> None:
     gateway = make_gateway({**fixed("hello"), "routes": [{"path": "/*", "upstream": "asgi:tests.test_app:waiting"}]})
     Waiting.go_on = asyncio.Event()
     running = asyncio.create_task(call(gateway, scope()))
-    while not gateway.live.is_up or not gateway.live.in_flight:
-        await asyncio.sleep(0)
+    await until(lambda: gateway.live.in_flight == 1)
     closing = asyncio.create_task(gateway.aclose(30.0))
     await asyncio.sleep(0)
     late = await call(gateway, scope())

@@ -218,7 +218,9 @@ def _structured(value: bytes) -> Directives:
         if item is True:
             found[name] = None
         elif item is not False:
-            found[name] = str(item)
+            # Lists of fields are strings, all other arguments integers: one of another type says nothing.
+            expected = str if name in ("no-cache", "private") else int
+            found[name] = str(item) if type(item) is expected else ""
     return found
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import unquote_to_bytes
 
-from gateway.http.fields import get_all
+from gateway.http.cookies import cookie_pairs
 from gateway.http.vary import normal_value
 
 CacheKey = tuple[str, str, bytes, bytes, tuple[bytes | None, ...]]
@@ -48,7 +48,7 @@ class KeyPolicy:
         """The chosen cookies and fields of a request."""
         if not self.cookies and not self.vary:
             return ()
-        pairs = cookie_pairs(get_all(request, b"cookie")) if self.cookies else []
+        pairs = cookie_pairs(request) if self.cookies else []
         values: list[bytes | None] = []
         for name in self.cookies:
             found = [value for key, value in pairs if key == name]
@@ -106,17 +106,6 @@ def parameter_name(pair: bytes) -> bytes:
     """The name of ``name=value`` as an upstream reads it."""
     name = pair.partition(b"=")[0]
     return unquote_to_bytes(name.replace(b"+", b" ")) if b"%" in name or b"+" in name else name
-
-
-def cookie_pairs(values: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    """Name and value of each cookie of the Cookie fields, in order, as they came."""
-    pairs = []
-    for value in values:
-        for member in value.split(b";"):
-            name, mark, content = member.partition(b"=")
-            if name.strip() or content.strip():
-                pairs.append((name.strip(), content.strip()) if mark else (b"", name.strip()))
-    return pairs
 
 
 def public_url(scheme: str | bytes, host: bytes, target: bytes) -> bytes:

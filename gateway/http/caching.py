@@ -64,8 +64,9 @@ answer; only after validation, because it is stale or must always be validated, 
 class StoragePolicy:
     """What the operator adds to what upstreams say; times in seconds.
 
-    ``ttl_s`` is the freshness of answers that state none; with ``override`` it replaces what they state.
-    The stale times apply where the answer has no such directive.
+    ``ttl_s`` is the freshness of answers that state none; with ``override`` it replaces what they state, except for
+    statuses that are not stored by themselves. The stale times apply where the answer has no such directive; beside
+    s-maxage too, which forbids stale use only as long as whoever runs the upstream does not allow it.
     """
 
     ttl_s: float = 0.0
@@ -91,7 +92,7 @@ class Freshness:
     may_be_stale: bool = True
     """False: no-cache, must-revalidate or proxy-revalidate forbid every stale use."""
     clients_may_take_stale: bool = True
-    """False also for s-maxage, which lets the client's max-stale count for nothing (RFC 9111 section 5.2.2.10)."""
+    """False also for s-maxage: what the client asks for stale then counts for nothing (RFC 9111 section 5.2.2.10)."""
     for_authorized: bool = False
     """Whether requests with Authorization may share it, RFC 9111 section 3.5."""
     immutable: bool = False
@@ -264,7 +265,8 @@ def freshness_lifetime_s(
     policy: StoragePolicy = DEFAULT_POLICY,
 ) -> float:
     """How long an answer stays fresh from its birth on, RFC 9111 sections 4.2.1 and 4.2.2."""
-    if policy.override:
+    # An error or a redirect that asks for a short life, or for none, does not get the long one of the pages.
+    if policy.override and status in HEURISTIC_STATUSES:
         return policy.ttl_s
     if directives.s_maxage_s is not None:
         return float(directives.s_maxage_s)
@@ -312,5 +314,6 @@ def reuse(freshness: Freshness, asked: RequestDirectives, now: float) -> Reuse:
 
 def may_answer_error(freshness: Freshness, asked: RequestDirectives, now: float) -> bool:
     """Whether a stored answer may stand for an upstream that fails, RFC 5861 section 4."""
-    window_s = max(freshness.stale_if_error_s, asked.stale_if_error_s or 0)
+    asked_s = asked.stale_if_error_s if freshness.clients_may_take_stale else None
+    window_s = max(freshness.stale_if_error_s, asked_s or 0)
     return freshness.may_be_stale and window_s > 0 and now - freshness.fresh_until <= window_s

@@ -54,6 +54,19 @@ def strongly_equal(first: bytes, second: bytes) -> bool:
     return first == second and not first.startswith(b"W/")
 
 
+def is_about(update: Fields, stored: Fields) -> bool:
+    """Whether a 304 is about what is stored, as far as its validators tell, RFC 9111 section 4.3.4.
+
+    Entity tags decide where both have one, else Last-Modified where both have it: a server that compares dates by order
+    also answers 304 for an older version that it went back to.
+    """
+    etag, known = get_first(update, b"etag"), get_first(stored, b"etag")
+    if etag is not None and known is not None:
+        return weakly_equal(etag, known)
+    modified, known = get_first(update, b"last-modified"), get_first(stored, b"last-modified")
+    return modified is None or known is None or modified == known
+
+
 def is_not_modified(
     none_match: bytes | None, modified_since: bytes | None, stored: Fields, *, now: float, received_at: float
 ) -> bool:

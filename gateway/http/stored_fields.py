@@ -43,12 +43,15 @@ def storable_fields(fields: Fields, directives: ResponseDirectives, received_at:
     Fields named by ``no-cache="..."`` are left out as well: they could not be used without validation.
     """
     excluded = _NEVER_STORED | directives.private_fields | directives.no_cache_fields | _connection_options(fields)
-    kept = without(fields, excluded)
-    dates = get_all(kept, b"date")
-    if len(dates) != 1 or parse_http_date(dates[0], received_at) is None:
-        date = http_date(date_of(fields, received_at))
-        kept = [*without(kept, frozenset([b"date"])), (b"date", date)]
-    return kept
+    return dated(without(fields, excluded), date_of(fields, received_at), received_at)
+
+
+def dated(fields: Fields, date: float, received_at: float) -> Fields:
+    """``fields`` with one valid Date: ``date`` where theirs is missing, repeated or unreadable."""
+    dates = get_all(fields, b"date")
+    if len(dates) == 1 and parse_http_date(dates[0], received_at) is not None:
+        return fields
+    return [*without(fields, frozenset([b"date"])), (b"date", http_date(date))]
 
 
 def _connection_options(fields: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:

@@ -13,6 +13,9 @@ from gateway.http.negotiation import IDENTITY, accepted_codings, parse_codings
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _COMMA = re.compile(rb"[ \t]*,[ \t,]*")
 
+MAX_NAMES = 64
+"""An answer that depends on more request fields than that is not stored: every lookup would compare them all."""
+
 NORMAL_CODINGS = ("zstd", "br", "gzip")
 """The codings that Accept-Encoding is reduced to; an answer in any other is told apart by the exact field."""
 
@@ -30,7 +33,10 @@ Selectors = tuple[Selector, ...]
 
 
 def vary_names(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, ...] | None:
-    """The request fields an answer depends on, lower case and sorted; None for ``*`` and for what cannot be read."""
+    """The request fields an answer depends on, lower case and sorted.
+
+    None for ``*``, for what cannot be read, and for more than ``MAX_NAMES``.
+    """
     names: set[bytes] = set()
     for key, value in fields:
         if key != b"vary":
@@ -42,6 +48,8 @@ def vary_names(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, ...] | Non
             if member == b"*" or _TOKEN.fullmatch(member) is None:
                 return None
             names.add(member)
+            if len(names) > MAX_NAMES:
+                return None
     return tuple(sorted(names))
 
 
@@ -78,6 +86,8 @@ def _needs_exact(answer: Sequence[tuple[bytes, bytes]]) -> bool:
 
 
 def _list(value: bytes) -> bytes:
+    if b'"' in value:
+        return value.strip(b" \t")  # A comma in quotes divides nothing.
     return _COMMA.sub(b",", value).strip(b" \t,")
 
 

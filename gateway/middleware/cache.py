@@ -30,6 +30,7 @@ from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting
 from gateway.http.cache_status import Forward
 from gateway.http.caching import StoragePolicy, reuse
 from gateway.http.fields import get_joined
+from gateway.http.location import mount_prefix
 from gateway.http.vary import Selectors, selectors_of, selects
 from gateway.middleware.cache_answer import holds_already, send_entry, send_head_only
 from gateway.middleware.cache_fetch import Fetcher
@@ -225,7 +226,11 @@ class CacheMiddleware:
 def _public_parts(scope: Scope) -> PublicParts:
     exchange: Exchange | None = scope.get(SCOPE_KEY)
     if exchange is not None:
-        return exchange.scheme, exchange.public_host, exchange.target
+        root = scope.get("root_path")
+        if not root:
+            return exchange.scheme, exchange.public_host, exchange.target
+        # Mounted, the public URL has the prefix, and so have the references in what is stored.
+        return exchange.scheme, exchange.public_host, mount_prefix(root) + exchange.target
     path: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
     query: bytes = scope["query_string"]
     target = b"%b?%b" % (path, query) if query else path

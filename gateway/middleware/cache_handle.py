@@ -49,7 +49,8 @@ class Cache:
         self._under_way: set[Flight] = set()
         # By path, for purges by URL: every unsafe request is one.
         self._by_path: dict[bytes, set[Flight]] = {}
-        self._alone: TLRUCache[CacheKey, float] = TLRUCache(MAX_ALONE, ttu=_until, timer=clock)
+        # By hash: keys are as long as clients like, and a collision only lets a request go by itself.
+        self._alone: TLRUCache[int, float] = TLRUCache(MAX_ALONE, ttu=_until, timer=clock)
 
     async def purge(
         self,
@@ -159,16 +160,16 @@ class Cache:
 
     def is_alone(self, key: CacheKey) -> bool:
         """Whether answers under ``key`` were found not to be shareable."""
-        return key in self._alone
+        return hash(key) in self._alone
 
     def remember_alone(self, key: CacheKey, for_s: float) -> None:
         """Answers under ``key`` cannot be shared: for a while nobody waits for another's."""
-        self._alone[key] = for_s
+        self._alone[hash(key)] = for_s
 
     def forget_alone(self, key: CacheKey) -> None:
         """They can."""
-        self._alone.pop(key, None)
+        self._alone.pop(hash(key), None)
 
 
-def _until(key: CacheKey, for_s: float, now: float) -> float:
+def _until(key: int, for_s: float, now: float) -> float:
     return now + for_s

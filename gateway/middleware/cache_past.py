@@ -11,7 +11,8 @@ from gateway.http.cache_key import public_url, same_origin_url
 from gateway.http.cache_status import Forward
 from gateway.http.caching import SAFE_METHODS, StoragePolicy, judge
 from gateway.http.fields import get_all, get_first
-from gateway.http.stored_fields import head_confirms, storable_fields, updated_fields
+from gateway.http.stored_fields import date_of, dated, head_confirms, storable_fields, updated_fields
+from gateway.http.vary import selectors_of
 from gateway.middleware.cache_handle import Cache
 from gateway.middleware.cache_report import Report, note
 from gateway.middleware.cache_request import CacheRequest
@@ -96,13 +97,15 @@ class PastStore:
 
     async def _refresh(self, request: CacheRequest, entry: Entry, message: Message, requested_at: float) -> None:
         store, now = self._cache.store, self._cache.clock()
+        if not await self._is_still_stored(request, entry, now):
+            return
         head = [(name.lower(), value) for name, value in message.get("headers", ()) if name.lower() != b"cache-status"]
         if not head_confirms(entry.fields, head):
             await store.put(request.key, entry.with_head(entry.fields, entry.freshness.outdated(now)), now)
             return
         if get_first(head, b"set-cookie") is not None and not self._policy.store_set_cookie:
             return
-        merged = updated_fields(entry.fields, head)
+        merged = updated_fields(entry.fields, dated(head, date_of(head, now), now))
         judgement = judge(
             entry.status,
             [*merged, *(field for field in head if field[0] == b"age")],
@@ -113,5 +116,16 @@ class PastStore:
             policy=self._policy,
         )
         if judgement.storable:
-            kept = storable_fields(merged, judgement.directives, now)
-            await store.put(request.key, entry.with_head(kept, judgement.freshness), now)
+            kept = entry.with_head(storable_fields(merged, judgement.directives, now), judgement.freshness)
+            kept.selectors = selectors_of(judgement.vary, request.headers, merged)
+            await store.put(request.key, kept, now)
+        elif judgement.directives.no_store or judgement.directives.private:
+            await store.put(request.key, entry.with_head(entry.fields, entry.freshness.outdated(now)), now)
+
+    async def _is_still_stored(self, request: CacheRequest, entry: Entry, now: float) -> bool:
+        """Whether nothing has purged or replaced ``entry`` while the upstream was asked."""
+        entries = await self._cache.store.get(request.key, now)
+        return any(
+            (found.selectors, found.received_at, found.body_id) == (entry.selectors, entry.received_at, entry.body_id)
+            for found in entries
+        )

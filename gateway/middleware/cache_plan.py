@@ -10,9 +10,9 @@ from starlette.types import ASGIApp
 
 from gateway.http.cache_key import CacheKey
 from gateway.http.caching import Judgement, StoragePolicy, judge
-from gateway.http.conditional import weakly_equal
-from gateway.http.fields import Fields, get_all, get_first
-from gateway.http.stored_fields import storable_fields, updated_fields
+from gateway.http.conditional import is_about
+from gateway.http.fields import Fields, get_all
+from gateway.http.stored_fields import date_of, dated, storable_fields, updated_fields
 from gateway.http.vary import selectors_of
 from gateway.middleware.cache_request import CacheRequest
 from gateway.stores.base import CacheStore, Entry, key_url
@@ -115,10 +115,10 @@ class FlightPlan:
 
         Where the result is not to be stored, it has all the fields: they are for the client that leads.
         """
-        etag, known = get_first(update, b"etag"), get_first(stale.fields, b"etag")
-        if etag is not None and known is not None and not weakly_equal(etag, known):
+        if not is_about(update, stale.fields):
             return None
-        merged = updated_fields(stale.fields, update)
+        # Without a Date it was made when it came: under the old one, what it says would be stale at once.
+        merged = updated_fields(stale.fields, dated(update, date_of(update, received_at), received_at))
         age = [field for field in update if field[0] == b"age"]
         judgement = self.judge(request, stale.status, [*merged, *age], requested_at, received_at)
         entry = self.entry(request, stale.status, merged, judgement, requested_at, received_at)

@@ -9,7 +9,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.exchange import SCOPE_KEY, Exchange
 from gateway.http.cache_control import NO_DIRECTIVES, RequestDirectives, request_directives
-from gateway.http.cache_key import CacheKey, cookie_pairs
+from gateway.http.cache_key import CacheKey
+from gateway.http.cookies import cookie_pairs
 from gateway.http.fields import Fields, get_first, get_joined, without
 from gateway.stores.base import Entry
 
@@ -81,9 +82,9 @@ class CacheRequest:
         if b"cache-control" in present or b"pragma" in present:
             self.directives = request_directives(get_joined(headers, b"cache-control"), get_joined(headers, b"pragma"))
         self.none_match = get_joined(headers, b"if-none-match") if b"if-none-match" in present else None
-        self.modified_since = get_first(headers, b"if-modified-since") if b"if-modified-since" in present else None
+        self.modified_since = get_joined(headers, b"if-modified-since") if b"if-modified-since" in present else None
         self.range = get_joined(headers, b"range") if b"range" in present and self.method == "GET" else None
-        self.if_range = get_first(headers, b"if-range") if b"if-range" in present else None
+        self.if_range = get_joined(headers, b"if-range") if b"if-range" in present else None
         self.bypass = ""
         """Why the store is neither read nor written for this request; empty: it is used."""
         if b"transfer-encoding" in present or get_first(headers, b"content-length") not in (None, b"0"):
@@ -91,10 +92,12 @@ class CacheRequest:
         elif b"if-match" in present or b"if-unmodified-since" in present:
             # Only the upstream can tell, RFC 9111 section 4.3.2.
             self.bypass = "precondition"
-        elif b"cookie" in present and not ignore_cookies:
-            pairs = cookie_pairs([value for name, value in headers if name == b"cookie"])
-            if any(name not in key_cookies for name, _ in pairs):
-                self.bypass = "cookie"
+        elif (
+            b"cookie" in present
+            and not ignore_cookies
+            and any(name not in key_cookies for name, _ in cookie_pairs(headers))
+        ):
+            self.bypass = "cookie"
 
     @property
     def is_conditional(self) -> bool:

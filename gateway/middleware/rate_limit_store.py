@@ -48,8 +48,9 @@ class CounterStore:
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
         from redis.exceptions import RedisError
+        from throttled.exceptions import StoreUnavailableError
 
-        self._errors = (RedisError, OSError, TimeoutError)
+        self._errors = (StoreUnavailableError, RedisError, OSError, TimeoutError)
         self._store = RedisStore(
             server=url,
             options={
@@ -66,7 +67,10 @@ class CounterStore:
         )
 
     def limiter(self, *, count: int, period_s: float, burst: int) -> Limiter:
-        """What admits ``burst`` requests at once and ``count`` in ``period_s`` seconds (1 or more) after that."""
+        """What admits ``burst`` requests at once and ``count`` in ``period_s`` whole seconds then, give or take one.
+
+        Raises ValueError for a rate that cannot be counted.
+        """
         from throttled.asyncio import Quota, Rate, RateLimiterType, Throttled
 
         if count < 1 or burst < 1 or period_s < 1 or not float(period_s).is_integer():
@@ -103,7 +107,8 @@ class CounterStore:
             self._retry_at = clock() + RETRY_S
             if not self._is_down:
                 self._is_down = True
-                reason = str(error) or type(error).__name__
+                cause = error.__cause__ or error
+                reason = str(cause) or type(cause).__name__
                 logger.warning("the rate limits' Redis is away (%s): nothing is counted until it is back", reason)
             return None
         if self._is_down:

@@ -136,6 +136,9 @@ class ProxyHandler:
                 remaining_s = self._remaining_s(deadline, body)
                 endpoint = upstream.try_acquire(scope, tried)
                 if endpoint is None:
+                    if last is not None and last[1].whole is None:
+                        # The answer in hand holds a place itself: waiting for one could be waiting for that one.
+                        return last
                     endpoint = await upstream.acquire(scope, tried, remaining_s)
                 # What was never sent burdens nobody: any other endpoint may have it, whatever count and budget say.
                 if unsent is not None and endpoint in tried and not retries.take():

@@ -156,7 +156,9 @@ class RequestBody:
             self._pending = None
 
     def close(self) -> None:
-        """Ask the server for nothing more."""
+        """Ask the server for nothing more, and keep nothing."""
+        self._kept = None
+        self._unread = []
         if self._pending is not None:
             self._pending.cancel()
             self._pending = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Scope
@@ -31,8 +31,9 @@ class _Done:
 
     __slots__ = ()
 
-    def __await__(self) -> Iterator[Any]:
-        return iter(())
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield
 
 
 DONE = _Done()
@@ -120,6 +121,8 @@ class Cycle:
                 logger.error("the application returned without completing its response")
                 self._fail()
         finally:
+            # What nobody took of an upload must not wait for the garbage collector: it may be 256 KiB.
+            self.pieces.clear()
             self._connection.forget_task(self.task)
 
     # The connection's side.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 import uuid
@@ -35,6 +36,9 @@ LINGER_BYTES = 1024 * 1024
 LINGER_S = 2.0
 # Connections beyond max_connections that may hear so at a time; the others are cut.
 _MAX_TURNED_AWAY = 256
+
+_CR = 0x0D
+_EMPTY_LINES = re.compile(rb"(?:\r\n)*")
 
 # What the connection waits for.
 _FIRST_BYTE, _HEAD, _EXCHANGE, _IDLE, _LINGER, _CLOSED = range(6)
@@ -179,13 +183,20 @@ class GatewayProtocol(asyncio.Protocol):
         if buffer:
             searched = max(0, len(buffer) - 3)
             buffer += data
-            end = buffer.find(HEAD_END, searched)
-        else:
-            # Empty lines before a request line are ignored, RFC 9112 section 2.2.
-            while data[:2] == b"\r\n":
-                data = data[2:]
-            if not data:
-                return
+            if buffer[0] == _CR:
+                # The beginning of an empty line was held back.
+                data, buffer, self._buffer = bytes(buffer), b"", b""
+            else:
+                end = buffer.find(HEAD_END, searched)
+        if not buffer:
+            if data[0] == _CR:
+                # Empty lines before a request line are ignored, RFC 9112 section 2.2.
+                data = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]  # it matches no line as well
+                if not data:
+                    return
+                if data[0] == _CR and len(data) > 1:
+                    self.refuse(BadRequest("a bare CR before the request line"))
+                    return
             buffer = data
             end = data.find(HEAD_END)
         try:

@@ -14,6 +14,7 @@ from gateway.config.load import load_config
 from gateway.config.problems import ConfigError
 from gateway.config.server import ServerConfig
 from gateway.routes import table_warnings
+from gateway.server.watch import content_of
 
 _AT_START = frozenset(["bind", "workers", "access_log", "shutdown_timeout", "tls"])
 _LIMITS_IN_ROUTES = frozenset(["max_body"])
@@ -43,6 +44,23 @@ async def reload_gateway(gateway: Gateway, overrides: Mapping[str, Any] | None =
         logger.warning("%s", warning)
     for line in differences(old, new):
         logger.info("reload: %s", line)
+
+
+def latest(config: Config, content: bytes | None, overrides: Mapping[str, Any]) -> tuple[Config, bytes | None]:
+    """``config``, or what its file holds now if that is no longer ``content``; with it what the file holds.
+
+    A worker that starts later than the others gets what they have reloaded. A file that is not valid is logged.
+    """
+    now = content_of(config.path) if config.path is not None else None
+    if config.path is None or now in (None, content):
+        return config, content
+    try:
+        return with_overrides(load_config(config.path), overrides), now
+    except ConfigError as error:
+        for problem in error.problems:
+            logger.error("%s", problem)
+        logger.error("%s is not valid: the worker starts with what it was", config.path)
+        return config, now
 
 
 def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
@@ -80,7 +98,8 @@ def _named(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> It
 
 def _server_keys(old: ServerConfig, new: ServerConfig) -> tuple[list[str], list[str]]:
     """Keys of [server] that differ: those in force now, and those that are read at start only."""
-    live, at_start = [], []
+    live: list[str] = []
+    at_start: list[str] = []
     for key in ServerConfig.model_fields:
         if key != "limits" and getattr(old, key) != getattr(new, key):
             (at_start if key in _AT_START else live).append(f"server.{key}")

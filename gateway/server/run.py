@@ -21,9 +21,9 @@ from gateway.config.server import ServerConfig
 from gateway.exchange import Exchange
 from gateway.runtime import METRICS_VARIABLE, SECRET_VARIABLE
 from gateway.server.launch import BindFailed, Limits, Refusal, SideApp, StartFailed, Tls, serve
-from gateway.server.reload import reload_gateway, with_overrides
+from gateway.server.reload import latest, reload_gateway, with_overrides
 from gateway.server.tls import Certificate, TlsError, TlsSettings
-from gateway.server.watch import watch_file
+from gateway.server.watch import content_of, watch_file
 
 logger = logging.getLogger("gateway")
 
@@ -37,7 +37,9 @@ def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | N
 
     ``overrides`` stand in for keys of ``[server]``, after a reload as well. Raises RunFailed.
     """
-    config = with_overrides(config, overrides or {})
+    overrides = overrides or {}
+    content = content_of(config.path) if config.path is not None else None
+    config = with_overrides(config, overrides)
     server = config.server
     workers = (os.cpu_count() or 1) if server.workers == "auto" else server.workers
     configure_logging(with_process=workers > 1)
@@ -47,7 +49,8 @@ def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | N
         # The application that asgi: endpoints and middleware name is looked for where the command was given.
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
-        gateway = ServedGateway(config)
+        current, loaded = latest(config, content, overrides)
+        gateway = ServedGateway(current, loaded)
         gateways.append(gateway)
         return gateway
 
@@ -63,8 +66,10 @@ def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | N
             logger.exception("the reload failed; what ran goes on")
 
     async def watch_config(app: ASGIApp) -> None:
-        if watch and config.path is not None:
-            await watch_file(config.path, partial(changed, app), stop=asyncio.Event())
+        assert isinstance(app, ServedGateway)
+        path = app.config.path
+        if watch and path is not None:
+            await watch_file(path, partial(changed, app), stop=asyncio.Event(), known=app.content)
 
     def refused(refusal: Refusal) -> None:
         for gateway in gateways:
@@ -90,24 +95,27 @@ def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | N
                 ready=partial(announce, config),
             )
     except (BindFailed, StartFailed, TlsError, ConfigError) as error:
-        reasons = [gateway.failure for gateway in gateways if gateway.failure is not None]
-        raise RunFailed(str(reasons[0] if reasons else error)) from error
+        raise RunFailed(str(error)) from error
 
 
 class ServedGateway(Gateway):
-    """A gateway whose configuration may turn out unusable at start: that is a message, not a traceback."""
+    """A gateway whose configuration may turn out unusable at start: that is a message, not a traceback.
 
-    failure: ConfigError | None = None
+    ``content`` is what the file held that it starts with.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await super().__call__(scope, receive, send)
-            return
+    def __init__(self, config: Config, content: bytes | None) -> None:
+        super().__init__(config)
+        self.content = content
+        self.router.lifespan = self._live  # type: ignore[method-assign]
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         try:
             await self.start()
         except ConfigError as error:
-            self.failure = error
+            for problem in error.problems:
+                logger.error("%s", problem)
             await send({"type": "lifespan.startup.failed", "message": ""})
             return
         await send({"type": "lifespan.startup.complete"})
@@ -182,7 +190,7 @@ def announce(config: Config, addresses: list[str]) -> None:
 
 
 def configure_logging(*, with_process: bool) -> None:
-    """The gateway's own messages go to standard error, one line each; of several workers, each says which it is."""
+    """The messages of gateway and server go to standard error, one line each; workers say which one speaks."""
     handler = logging.StreamHandler()
     process = " [%(process)d]" if with_process else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s{process} %(levelname)s %(name)s: %(message)s"))
@@ -190,3 +198,8 @@ def configure_logging(*, with_process: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     root.propagate = False
+    server = logging.getLogger("uvicorn.error")
+    server.handlers[:] = [handler]
+    server.propagate = False
+    # Why the start failed has been said by then.
+    server.addFilter(lambda record: record.msg != "Application startup failed. Exiting.")

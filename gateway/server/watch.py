@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 DEBOUNCE_MS = 100
@@ -19,9 +19,7 @@ Changed = Callable[[], Awaitable[None]]
 logger = logging.getLogger("gateway")
 
 
-async def watch_file(
-    path: Path, changed: Changed, *, stop: asyncio.Event, look_again_ms: int = LOOK_AGAIN_MS
-) -> None:
+async def watch_file(path: Path, changed: Changed, *, stop: asyncio.Event, look_again_ms: int = LOOK_AGAIN_MS) -> None:
     """Call ``changed`` whenever the content of ``path`` differs from what it was, until ``stop`` is set.
 
     Its folder is watched, and those of the links on the way to it: editors and Kubernetes do not write into a file,
@@ -78,19 +76,20 @@ async def _watch_folders(
 class _Contents:
     """What files held when they were last read."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Iterable[Path], known: Mapping[Path, bytes]) -> None:
         self.paths = tuple(paths)
-        self._known = {path: _content(path) for path in self.paths}
+        self._known = {path: known[path] if path in known else content_of(path) for path in self.paths}
 
     def have_changed(self) -> bool:
         """Read them again. One that is gone for the moment is being replaced."""
-        found = {path: content for path in self.paths if (content := _content(path)) is not None}
+        found = {path: content for path in self.paths if (content := content_of(path)) is not None}
         changed = any(self._known[path] != content for path, content in found.items())
         self._known.update(found)
         return changed
 
 
-def _content(path: Path) -> bytes | None:
+def content_of(path: Path) -> bytes | None:
+    """What is in a file; None where there is none."""
     try:
         # A pipe has nothing more to give, and waiting for it would hold up everything.
         return path.read_bytes() if path.is_file() else None

@@ -14,6 +14,9 @@ from gateway.http.vary import Selectors
 ENTRY_OVERHEAD_BYTES = 1024
 """What an entry costs beside its body and fields: objects, index places, key."""
 
+FIELD_OVERHEAD_BYTES = 128
+TAG_OVERHEAD_BYTES = 256
+
 MAX_VARIANTS = 32
 """Answers kept under one key; the oldest goes first."""
 
@@ -46,8 +49,11 @@ class Entry:
     @property
     def stored_bytes(self) -> int:
         """What it takes of a store's space."""
-        head = sum(len(name) + len(value) for name, value in self.fields)
-        return self.size + head + len(self.url) + sum(map(len, self.tags)) + ENTRY_OVERHEAD_BYTES
+        head = sum(len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in self.fields)
+        # What clients choose counts too, or long requests could fill memory with short answers.
+        chosen = sum(len(selector.value or b"") + FIELD_OVERHEAD_BYTES for selector in self.selectors)
+        tags = sum(len(tag) + TAG_OVERHEAD_BYTES for tag in self.tags)
+        return self.size + head + chosen + 2 * len(self.url) + tags + ENTRY_OVERHEAD_BYTES
 
     def with_head(self, fields: Fields, freshness: Freshness) -> Entry:
         """The same body under fields and freshness of a later answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,14 +15,19 @@ from gateway.stores.base import Entry, LockState, Purge, insert_variant
 TOUCH_S = 1.0
 
 
+PURGED_AT_ONCE = 500
+"""Keys that a purge looks at before others have their turn."""
+
+
 class _Slot:
     """The answers under one key."""
 
     __slots__ = ("keep_until", "size", "touched", "variants")
 
-    def __init__(self, variants: list[Entry], now: float) -> None:
+    def __init__(self, key: CacheKey, variants: list[Entry], now: float) -> None:
         self.variants = variants
-        self.size = sum(entry.stored_bytes for entry in variants)
+        extras = sum(len(extra) for extra in key[4] if extra is not None)
+        self.size = extras + sum(entry.stored_bytes for entry in variants)
         self.keep_until = max(entry.freshness.keep_until for entry in variants)
         self.touched = now
 
@@ -115,7 +121,10 @@ class MemoryStore:
 
     async def purge(self, purge: Purge, now: float) -> int:
         count = 0
-        for key in self._candidates(purge):
+        for index, key in enumerate(self._candidates(purge), 1):
+            if index % PURGED_AT_ONCE == 0:
+                # What is put meanwhile was asked for after the purge: flights from before it are told of it.
+                await asyncio.sleep(0)
             slot = self._by_key.get(key)
             if slot is None:
                 continue  # It expired while others were being replaced.
@@ -160,7 +169,7 @@ class MemoryStore:
             self._slots.pop(key, None)
         if not variants:
             return True
-        slot = _Slot(variants, now)
+        slot = _Slot(key, variants, now)
         if slot.keep_until <= self._clock():
             return False
         try:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from gateway.http.cache_key import (
     KeyPolicy,
-    cookie_pairs,
     covers,
     parse_public_url,
     public_url,
@@ -63,19 +62,6 @@ def test_key_in_words() -> None:
     policy = KeyPolicy("shop", cookies=["lang"], vary=["X-Device"], query="none")
     words = policy.describe("https", b"example.com", b"/p?x", [(b"cookie", b"lang=de")])
     assert words == "https://example.com/p cookie lang='de' x-device absent"
-
-
-@pytest.mark.parametrize(
-    ("value", "pairs"),
-    [
-        (b"a=1; b=2", [(b"a", b"1"), (b"b", b"2")]),
-        (b" a = 1 ;;b", [(b"a", b"1"), (b"", b"b")]),
-        (b'a="x=y"', [(b"a", b'"x=y"')]),
-        (b"", []),
-    ],
-)
-def test_cookie_pairs(value: bytes, pairs: Any) -> None:
-    assert cookie_pairs([value]) == pairs
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway.errors import Forbidden
@@ -70,7 +72,7 @@ async def test_websockets_are_judged_too_and_lifespans_pass() -> None:
     middleware = AccessMiddleware(APP, deny=["0.0.0.0/0"])
     refused = await call(middleware, {**http_scope(), "type": "websocket"})
     assert refused.messages == [{"type": "websocket.close"}]
-    extensions = {"websocket.http.response": {}}
+    extensions: dict[str, Any] = {"websocket.http.response": {}}
     refused = await call(middleware, {**http_scope(), "type": "websocket", "extensions": extensions})
     assert [message["type"] for message in refused.messages] == [
         "websocket.http.response.start",

@@ -82,7 +82,6 @@ async def test_the_question_says_what_is_asked_by_whom_and_nothing_that_the_clie
         (b"connection", b"upgrade"),
         (b"upgrade", b"websocket"),
         (b"expect", b"100-continue"),
-        (b"te", b"trailers"),
         (b"x-forwarded-for", b"10.0.0.1"),
         (b"x-forwarded-uri", b"/public"),
         (b"x-forwarded-method", b"GET"),

@@ -234,13 +234,10 @@ async def test_the_scheme_is_read_as_schemes_are(scheme: bytes) -> None:
         pytest.param(b"x", id="noise"),
         pytest.param(b"\xff\xff.\xff.\xff", id="not ASCII"),
         pytest.param(token() + b" x", id="a second word"),
-        pytest.param(token() + b"\t", id="no such end"),
         pytest.param(b"A" * (MAX_TOKEN_BYTES + 1), id="too long"),
     ],
 )
 async def test_a_token_that_does_not_hold_is_401(value: bytes) -> None:
-    if value.endswith(b"\t"):
-        pytest.skip("white space at the end of a field value is none of it")
     await Issuer().refuses(value)
 
 

@@ -280,3 +280,32 @@ def test_no_bytes_break_the_reader_or_the_decoder(data: bytes) -> None:
         ChunkedDecoder(100).feed(data, [])
     except BadRequest:
         return
+
+
+def test_a_header_section_that_is_repeated_reads_like_the_first() -> None:
+    reader = HeadReader(max_header_bytes=32768, max_headers=100, max_target_bytes=8192)
+    section = b"\r\nHost: a\r\nConnection: close\r\nX: 1\r\nX: 2\r\n\r\n"
+    reader.read(b"GET /first HTTP/1.1" + section)
+    first = list(reader.fields)
+    reader.fields.append((b"added", b"by an application"))
+    reader.read(b"GET /second?q HTTP/1.1" + section)
+    assert (reader.target, reader.fields, reader.keep_alive) == (b"/second?q", first, False)
+
+
+@pytest.mark.parametrize(
+    "line", [b"POST / HTTP/1.1", b"GET / HTTP/1.0", b"GET /\x01 HTTP/1.1", b"GET /a#b HTTP/1.1"], ids=str
+)
+def test_only_a_plain_get_is_read_without_the_parser(line: bytes) -> None:
+    section = b"\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+
+    def outcome(reader: HeadReader) -> object:
+        try:
+            reader.read(line + section)
+        except ClientError as error:
+            return type(error)
+        return reader.method, reader.target, reader.fields, reader.length, reader.is_http_11, reader.keep_alive
+
+    fresh = HeadReader(max_header_bytes=32768, max_headers=100, max_target_bytes=8192)
+    warm = HeadReader(max_header_bytes=32768, max_headers=100, max_target_bytes=8192)
+    warm.read(b"GET / HTTP/1.1" + section)
+    assert outcome(warm) == outcome(fresh)

@@ -140,6 +140,17 @@ async def test_a_folder_that_is_replaced_is_watched_again(tmp_path: Path) -> Non
         await watched.seen()
 
 
+async def test_a_change_before_the_watch_begins_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "routes.toml"
+    path.write_text("two")
+    watched, stop = Watched(), asyncio.Event()
+    task = asyncio.ensure_future(watch_file(path, watched.changed, stop=stop, known=b"one"))
+    await watched.seen()
+    stop.set()
+    await asyncio.wait_for(task, LONG_S)
+    assert watched.count == 1
+
+
 async def test_several_files_are_one_watch(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     first.write_text("1")

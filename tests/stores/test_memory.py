@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from gateway.http.cache_key import CacheKey
 from gateway.http.caching import Freshness
 from gateway.http.vary import Selector
-from gateway.stores.base import ENTRY_OVERHEAD_BYTES, MAX_VARIANTS, Entry, Purge, insert_variant, key_url
+from gateway.stores.base import (
+    ENTRY_OVERHEAD_BYTES,
+    FIELD_OVERHEAD_BYTES,
+    MAX_VARIANTS,
+    Entry,
+    Purge,
+    insert_variant,
+    key_url,
+)
 from gateway.stores.memory import TOUCH_S, MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +59,11 @@ def test_put_and_get() -> None:
     assert store.put_now(key(), stored, NOW)
     assert list(store.get_now(key(), NOW)) == [stored]
     assert stored.url == b"https://example.com/a"
-    assert store.used_bytes == stored.stored_bytes == ENTRY_OVERHEAD_BYTES + 4 + 7 + len(stored.url)
+    assert (
+        store.used_bytes
+        == stored.stored_bytes
+        == ENTRY_OVERHEAD_BYTES + 4 + FIELD_OVERHEAD_BYTES + 7 + 2 * len(stored.url)
+    )
 
 
 async def test_waiting_forms_do_the_same() -> None:

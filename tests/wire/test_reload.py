@@ -12,7 +12,7 @@ import pytest
 
 from gateway.config.load import load_config
 from gateway.config.problems import ConfigError
-from gateway.server.run import reload_gateway
+from gateway.server.reload import reload_gateway
 from tests.support.gateway import Served, make_gateway, proxying, request, serving, until
 from tests.support.upstream import ScriptedConnection, ScriptedUpstream, respond, response
 
@@ -160,7 +160,7 @@ async def refusing_to_start(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def test_a_file_that_does_not_parse_is_reported_and_changes_nothing(
-    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "routes.toml"
     path.write_text('[server]\naccess_log = "off"\n[[routes]]\npath = "/*"\nrespond = { body = "old" }\n')
@@ -168,7 +168,7 @@ async def test_a_file_that_does_not_parse_is_reported_and_changes_nothing(
     async with serving(gateway, server=server) as served:
         path.write_text('[[routes]]\npath = "/*"\nrespond = { body = 5 }\n')
         await reload_gateway(gateway)
-        assert f"{path}:3:" in capsys.readouterr().err
+        assert f"{path}:3:" in caplog.text
         assert (await served.ask(request())).body == b"old"
         path.write_text('[server]\naccess_log = "off"\n[[routes]]\npath = "/*"\nrespond = { body = "new" }\n')
         await reload_gateway(gateway)
