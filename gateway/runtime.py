@@ -127,7 +127,7 @@ class Runtime:
 
     def _readings(self) -> Iterator[Gauge]:
         yield Gauge("in_flight", "Requests and open WebSockets in flight.", (), self.in_flight.count)
-        yield Gauge("event_loop_lag_seconds", "How late the last tick came.", (), self.ticker.lag_s)
+        yield Gauge("event_loop_lag_seconds", "How late the last tick came.", (), self.ticker.lag_s, merge="max")
         yield Gauge("websockets", "WebSockets that are open.", (), len(self.websockets))
         store = self.cache.store
         if isinstance(store, MemoryStore):
@@ -139,8 +139,10 @@ class Runtime:
             for state in upstream.snapshot():
                 place = (*labels, ("endpoint", state.label))
                 yield Gauge("endpoint_in_flight", "Requests at the endpoint.", place, state.in_flight)
-                yield Gauge("endpoint_healthy", "1 when active checks pass.", place, float(state.healthy))
-                yield Gauge("endpoint_ejected", "1 while it is ejected.", place, float(state.ejected_until is not None))
+                yield Gauge("endpoint_healthy", "1 when active checks pass.", place, float(state.healthy), merge="min")
+                is_ejected = float(state.ejected_until is not None)
+                yield Gauge("endpoint_ejected", "1 while it is ejected.", place, is_ejected, merge="max")
+                yield Gauge("endpoint_ejections", "Ejections.", place, state.ejections, is_counter=True)
                 yield Gauge("endpoint_failures", "Failed attempts.", place, state.failures, is_counter=True)
             for endpoint in upstream.endpoints:
                 if isinstance(endpoint.transport, Http1Transport):

@@ -166,7 +166,10 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(run: Runner, args: list[str
     [
         (["--version"], f"gateway, version {__version__}\n"),
         (["--help"], "Exit status:"),
-        *((["-h" if command == "run" else "--help", command][::-1], "Usage: gateway " + command) for command in main.commands),
+        *(
+            (["-h" if command == "run" else "--help", command][::-1], "Usage: gateway " + command)
+            for command in main.commands
+        ),
     ],
 )
 def test_help_and_version(run: Runner, args: list[str], expected: str) -> None:

@@ -106,10 +106,14 @@ class HeadReader:
             raise BadRequest("the request line is not three words with a space between")
         self.method, self.target, version = words
         # A client mostly repeats its header section to the byte: what was judged once needs no parser, which saves 2 us.
-        if head[line_end:] == self._plain_block and words[0] == b"GET" and version == b"HTTP/1.1":
-            if _PLAIN_TARGET.fullmatch(self.target):
-                self._repeat()
-                return
+        if (
+            head[line_end:] == self._plain_block
+            and self.method == b"GET"
+            and version == b"HTTP/1.1"
+            and _PLAIN_TARGET.fullmatch(self.target)
+        ):
+            self._repeat()
+            return
         if len(head) - line_end - 4 > self._max_header_bytes:
             raise HeadersTooLarge(f"a header section of {len(head) - line_end - 4} bytes")
         field_count = head.count(b"\r\n") - 2

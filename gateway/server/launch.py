@@ -31,9 +31,9 @@ from gateway.server.sockets import (
 )
 from gateway.server.supervisor import Supervisor
 from gateway.server.tls import Tls
-from gateway.server.worker import SideApp, StartFailed, Worker
+from gateway.server.worker import SideApp, StartFailed, Status, Worker
 
-__all__ = ["VIA_VARIABLE", "BindFailed", "Limits", "Refusal", "SideApp", "StartFailed", "Tls", "serve"]
+__all__ = ["VIA_VARIABLE", "BindFailed", "Limits", "Refusal", "SideApp", "StartFailed", "Status", "Tls", "serve"]
 
 VIA_VARIABLE = "GATEWAY_VIA"
 """Environment variable with the pseudonym for Via that all workers share; made at start unless it is set."""
@@ -91,7 +91,7 @@ def serve(
                 redirects = open_sockets([str(redirect_from)])
                 opened += redirects
             app = RedirectToHttps(_public_port(sockets) if redirect_port is None else redirect_port)
-            all_sides.append(SideApp([], lambda _: app))
+            all_sides.append(SideApp([], lambda *_: app))
             groups.append(redirects)
         unlinked = [sock.getsockname() for sock in opened if sock.family == socket.AF_UNIX]
         worker = Worker(

@@ -20,10 +20,11 @@ from gateway.config.problems import ConfigError
 from gateway.config.server import ServerConfig
 from gateway.exchange import Exchange
 from gateway.runtime import METRICS_VARIABLE, SECRET_VARIABLE
-from gateway.server.launch import BindFailed, Limits, Refusal, SideApp, StartFailed, Tls, serve
+from gateway.server.launch import BindFailed, Limits, Refusal, SideApp, StartFailed, Status, Tls, serve
 from gateway.server.reload import latest, reload_gateway, with_overrides
 from gateway.server.tls import Certificate, TlsError, TlsSettings
 from gateway.server.watch import content_of, watch_file
+from gateway.telemetry.metrics import Gauge
 
 logger = logging.getLogger("gateway")
 
@@ -163,11 +164,15 @@ def admin_side(config: Config) -> list[SideApp]:
 
     token = config.admin.token.get_secret_value() if config.admin.token is not None else None
 
-    def make(app: ASGIApp) -> ASGIApp:
+    def make(app: ASGIApp, status: Status) -> ASGIApp:
         assert isinstance(app, Gateway)
-        return create_admin(is_ready=lambda: app.live.is_up, exposition=app.runtime.metrics.exposition, token=token)
+        metrics = app.runtime.metrics
+        metrics.add_reader(lambda: [Gauge("client_connections", "Connections of clients.", (), status.connections)])
+        return create_admin(
+            is_ready=lambda: app.live.is_up and not status.is_draining, exposition=metrics.exposition, token=token
+        )
 
-    return [SideApp([str(config.admin.bind)], make)]
+    return [SideApp([str(config.admin.bind)], make, stays=True)]
 
 
 def record_refusal(gateway: Gateway, refusal: Refusal) -> None:

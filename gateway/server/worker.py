@@ -41,15 +41,53 @@ class StartFailed(Exception):
     """The application did not start; its own message is in the log."""
 
 
+class Status:
+    """How a serving process is doing, for its side applications."""
+
+    def __init__(self, connections: Callable[[], int]) -> None:
+        self.is_draining = False
+        """Whether it takes no more requests."""
+        self._connections = connections
+
+    @property
+    def connections(self) -> int:
+        """Client connections of the main application."""
+        return self._connections()
+
+
 @dataclass(frozen=True)
 class SideApp:
     """A small application beside the main one, on addresses of its own: administration, redirects.
 
-    ``make`` gets the main application. Side applications have no lifespan and no TLS.
+    ``make`` gets the main application and the state of the process. With ``stays`` it is served until the main one has
+    drained. Side applications have no lifespan and no TLS.
     """
 
     binds: Sequence[str]
-    make: Callable[[ASGIApp], ASGIApp]
+    make: Callable[[ASGIApp, Status], ASGIApp]
+    stays: bool = False
+
+
+@dataclass(frozen=True)
+class _Listening:
+    """One application on its addresses."""
+
+    connections: Connections
+    state: ServerState
+    servers: list[asyncio.Server]
+    stays: bool
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.state.connections or self.state.tasks)
+
+    def stop(self) -> None:
+        """Stop accepting; close what is idle, and the rest as it becomes so."""
+        for server in self.servers:
+            server.close()
+        self.connections.draining = True
+        for connection in list(self.state.connections):
+            connection.shutdown()
 
 
 @dataclass(frozen=True)
@@ -92,8 +130,8 @@ class _Serving:
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
-        self._groups: list[tuple[Connections, ServerState]] = []
-        self._servers: list[asyncio.Server] = []
+        self._groups: list[_Listening] = []
+        self._status = Status(lambda: len(self._groups[0].connections))
         self._app: ASGIApp = _no_app
 
     async def serve(
@@ -115,7 +153,8 @@ class _Serving:
         stop_sweep = ticker.add(self._sweep)
         await self._listen(config, lifespan.state, sockets, worker.tls, worker.on_refused)
         for side, group in zip(worker.sides, side_sockets, strict=True):
-            await self._listen(self._config(side.make(self._app), lifespan="off"), {}, group, None, None)
+            config = self._config(side.make(self._app, self._status), lifespan="off")
+            await self._listen(config, {}, group, None, None, stays=side.stays)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
@@ -159,11 +198,14 @@ class _Serving:
         sockets: Sequence[socket.socket],
         tls: Tls | None,
         on_refused: Callable[[Refusal], None] | None,
+        *,
+        stays: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = self._worker.limits
         connections, state = Connections(limits, on_refused=on_refused), ServerState()
-        self._groups.append((connections, state))
+        servers: list[asyncio.Server] = []
+        self._groups.append(_Listening(connections, state, servers, stays))
         factory = functools.partial(GatewayProtocol, config, state, app_state, loop, connections=connections)
         options: dict[str, Any] = {"backlog": BACKLOG}
         if tls is not None:
@@ -173,11 +215,11 @@ class _Serving:
                 server = await loop.create_unix_server(factory, sock=sock, **options)
             else:
                 server = await loop.create_server(factory, sock=sock, **options)
-            self._servers.append(server)
+            servers.append(server)
 
     def _sweep(self, now: float) -> None:
-        for connections, _ in self._groups:
-            connections.sweep(now)
+        for group in self._groups:
+            group.connections.sweep(now)
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.add_signal_handler(signal.SIGTERM, self._on_stop)
@@ -239,19 +281,19 @@ class _Serving:
         """Stop accepting, finish what runs within the time for it, then cut."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._worker.shutdown_timeout_s
-        for server in self._servers:
-            server.close()
-        for connections, state in self._groups:
-            connections.draining = True
-            for connection in list(state.connections):
-                connection.shutdown()
+        self._status.is_draining = True
+        for group in self._groups:
+            if not group.stays:
+                group.stop()
         while self._is_busy() and not self._cut.is_set() and loop.time() < deadline:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._cut.wait(), _POLL_S)
         tasks: set[asyncio.Task[None]] = set()
-        for connections, state in self._groups:
-            connections.cut_all()
-            tasks |= state.tasks
+        for group in self._groups:
+            if group.stays:
+                group.stop()
+            group.connections.cut_all()
+            tasks |= group.state.tasks
         for task in tasks:
             task.cancel()
         if tasks:
@@ -261,7 +303,7 @@ class _Serving:
         await asyncio.sleep(_POLL_S)
 
     def _is_busy(self) -> bool:
-        return any(state.connections or state.tasks for _, state in self._groups)
+        return any(group.is_busy for group in self._groups if not group.stays)
 
 
 async def _end(task: asyncio.Future[None]) -> None:

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gateway.exchange import Exchange
 
@@ -44,6 +44,8 @@ class Gauge:
     labels: tuple[tuple[str, str], ...]
     value: float
     is_counter: bool = False
+    merge: Literal["sum", "max", "min"] = "sum"
+    """What several workers' readings make together."""
 
 
 Reader = Callable[[], Iterable[Gauge]]
@@ -136,7 +138,7 @@ class Metrics:
             cache.add_metric(key.split("\n"), count)
         yield from (requests, received, sent, duration, attempts, cache)
         gauges: dict[str, Any] = {}
-        for name, help_text, names, values, value, is_counter in state["gauges"]:
+        for name, help_text, names, values, value, is_counter, _ in state["gauges"]:
             kind = CounterMetricFamily if is_counter else GaugeMetricFamily
             family = gauges.setdefault(name, kind(f"gateway_{name}", help_text, labels=names))
             family.add_metric(values, value)
@@ -147,7 +149,8 @@ class Metrics:
         for reader in self._readers:
             for gauge in reader():
                 names, values = [name for name, _ in gauge.labels], [value for _, value in gauge.labels]
-                gauges[gauge.name, *values] = [gauge.name, gauge.help, names, values, gauge.value, gauge.is_counter]
+                kind = (gauge.is_counter, gauge.merge)
+                gauges[gauge.name, *values] = [gauge.name, gauge.help, names, values, gauge.value, *kind]
         return {
             "requests": {
                 "\n".join(key): [counts.buckets, counts.bytes_in, counts.bytes_out, counts.duration_s]
@@ -202,7 +205,10 @@ def _add(state: dict[str, Any], other: dict[str, Any]) -> None:
         if mine is None:
             state["gauges"].append(entry)
         else:
-            mine[4] += entry[4]
+            mine[4] = _MERGES[entry[6]]((mine[4], entry[4]))
+
+
+_MERGES: dict[str, Callable[[tuple[float, float]], float]] = {"sum": sum, "max": max, "min": min}
 
 
 def _is_running(pid: int) -> bool:

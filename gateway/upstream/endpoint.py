@@ -155,6 +155,7 @@ class EndpointState:
     drain: bool
     healthy: bool
     ejected_until: float | None
+    ejections: int
     in_flight: int
     failures: int
     last_error: str
@@ -170,6 +171,7 @@ def state_of(endpoint: Endpoint) -> EndpointState:
         drain=endpoint.drain,
         healthy=endpoint.health.healthy,
         ejected_until=endpoint.ejection.until,
+        ejections=endpoint.ejection.total,
         in_flight=endpoint.in_flight,
         failures=endpoint.failures,
         last_error=endpoint.last_error,

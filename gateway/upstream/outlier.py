@@ -16,7 +16,7 @@ from gateway.upstream.settings import OutlierSettings
 class Ejection:
     """Where one endpoint stands; monotonic times in seconds."""
 
-    __slots__ = ("count", "half_open", "recent", "returned_at", "trial_since", "until")
+    __slots__ = ("count", "half_open", "recent", "returned_at", "total", "trial_since", "until")
 
     def __init__(self) -> None:
         self.until: float | None = None
@@ -26,6 +26,8 @@ class Ejection:
         self.trial_since: float | None = None
         self.count = 0
         """Ejections that still lengthen the next one."""
+        self.total = 0
+        """Ejections, all told."""
         self.returned_at = 0.0
         self.recent: deque[float] = deque()
         """Times of the failures since the last success."""
@@ -113,6 +115,7 @@ class OutlierDetector:
         length_s = min(settings.max_ejection_s, settings.ejection_s * 2.0 ** min(ejection.count, 60))
         if length_s < settings.max_ejection_s:
             ejection.count += 1
+        ejection.total += 1
         ejection.until = now + length_s
         ejection.half_open = False
         ejection.trial_since = None

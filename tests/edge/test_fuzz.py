@@ -144,6 +144,8 @@ def reference(raw: bytes) -> list[ReadRequest]:
     found: list[ReadRequest] = []
     while True:
         raw = raw[len(_EMPTY_LINES.match(raw)[0]) :]  # type: ignore[index]  # it matches nothing as well
+        if not raw:
+            return found
         # Each request is read for itself: h11 wants an answer before the next one.
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=64 * 1024)
         connection.receive_data(raw)

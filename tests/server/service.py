@@ -92,7 +92,7 @@ def main(workers: str, bind: str, *options: str) -> int:
             sides=[
                 SideApp(
                     [f"{bind}.side" if bind.startswith("unix:") else "127.0.0.1:0"],
-                    lambda app: answering(200, [(b"content-length", b"4")], [b"side"]),
+                    lambda app, status: answering(200, [(b"content-length", b"4")], [b"side"]),
                 )
             ],
             on_reload=reload,

@@ -111,7 +111,9 @@ class Gateway:
         self.exchanges: list[Exchange] = []
         self.ended: asyncio.Queue[Exchange] = asyncio.Queue()
         options.setdefault("build_request", plain_request)
-        options.setdefault("clean_fields", lambda scope, status, fields: [field for field in fields if field[0] not in _HIDDEN])
+        options.setdefault(
+            "clean_fields", lambda scope, status, fields: [field for field in fields if field[0] not in _HIDDEN]
+        )
         self.proxy = WebSocketProxy(self.upstream, live=self.live, **options)
 
     def pass_time(self, seconds: float) -> None:
