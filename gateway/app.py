@@ -115,6 +115,8 @@ class Gateway(Starlette):
         """Finish what runs within ``timeout_s`` seconds, by default ``server.shutdown_timeout``; cut the rest."""
         if self._loop is None:
             return
+        # A WebSocket has no end that could be waited for: both of its sides are told.
+        self.runtime.websockets.close_all()
         await self.live.aclose(self.config.server.shutdown_timeout if timeout_s is None else timeout_s)
         await self.runtime.aclose()
         self._loop = None

@@ -56,7 +56,7 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
     import gateway
 
     with pytest.raises(AttributeError, match="no attribute 'Gatway'"):
-        _ = gateway.Gatway  # type: ignore[attr-defined]
+        _ = gateway.Gatway
 
 
 def test_imports_go_down_only() -> None:

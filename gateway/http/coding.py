@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, Protocol
 
 import brotli
@@ -140,7 +140,7 @@ class _ZlibDecoder:
 
     def decode(self, data: bytes, max_bytes: int) -> bytes:
         data = self._rest + data
-        if not data:
+        if not data and (self._coder is None or self._coder.eof):
             return b""
         if self._coder is None or self._coder.eof:
             if self._coder is not None and self._wbits is None:
@@ -253,50 +253,68 @@ def make_decoder(coding: str) -> Decoder:
 
 
 class BoundedDecoder:
-    """Decodes a body with up to ``max_layers`` stacked codings, within a bound on what comes out.
+    """Decodes a body with stacked codings, within a bound on what comes out, and in steps of bounded work.
 
     ``max_bytes`` bounds the decoded body (None: no bound), ``max_ratio`` decoded against coded bytes once more than
-    1 MiB came out.
+    1 MiB came out. What stands between two codings may be twice as large as what came out of it, and 1 MiB.
     """
 
-    _PIECE_BYTES = 256 * 1024
-    _RATIO_FREE_BYTES = 1024 * 1024
+    PIECE_BYTES = 256 * 1024
+    """The most that one step gives, but for one byte."""
+
+    # Fed at a time: the rest of a piece is copied for each of its gzip members, which may be 20 bytes each.
+    _SLICE_BYTES = 16 * 1024
+    _FREE_BYTES = 1024 * 1024
 
     def __init__(self, codings: list[str], *, max_bytes: int | None, max_ratio: float | None = None) -> None:
         self._layers = [make_decoder(coding) for coding in reversed(codings)]
         self._max_bytes = max_bytes
         self._max_ratio = max_ratio
         self._bytes_in = 0
+        self._bytes_between = 0
         self._bytes_out = 0
 
     def decode(self, data: bytes) -> list[bytes]:
         """What ``data`` decodes to, in pieces. Raises DecodingError and TooMuchDecoded."""
+        return [piece for piece in self.steps(data) if piece]
+
+    def steps(self, data: bytes) -> Iterator[bytes]:
+        """What ``data`` decodes to, a piece a step, some of them empty; take all before the next call.
+
+        Nothing is decoded ahead of the step that is asked for. Raises DecodingError and TooMuchDecoded.
+        """
         self._bytes_in += len(data)
-        pieces = [data] if data else []
+        pieces: Iterator[bytes] = iter((data,))
         for layer in self._layers[:-1]:
-            pieces = [output for piece in pieces for output in self._drain(layer, piece, count=False)]
-        return [output for piece in pieces for output in self._drain(self._layers[-1], piece, count=True)]
+            pieces = self._between(self._drained(layer, pieces))
+        for piece in self._drained(self._layers[-1], pieces):
+            self._bytes_out += len(piece)
+            self._check()
+            yield piece
 
-    def _drain(self, layer: Decoder, piece: bytes, *, count: bool) -> list[bytes]:
-        outputs: list[bytes] = []
-        intermediate = 0
-        output = layer.decode(piece, self._PIECE_BYTES)
-        while output or layer.pending:
-            if count:
-                self._bytes_out += len(output)
-            else:
-                intermediate += len(output)
-            self._check(self._bytes_out + intermediate)
-            if output:
-                outputs.append(output)
-            output = layer.decode(b"", self._PIECE_BYTES)
-        return outputs
+    def _drained(self, layer: Decoder, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            for start in range(0, len(piece), self._SLICE_BYTES):
+                output = layer.decode(piece[start : start + self._SLICE_BYTES], self.PIECE_BYTES)
+                yield output
+                # One that had no room for more may have taken all of its input.
+                while layer.pending or len(output) > self.PIECE_BYTES:
+                    output = layer.decode(b"", self.PIECE_BYTES)
+                    yield output
 
-    def _check(self, bytes_out: int) -> None:
-        if self._max_bytes is not None and bytes_out > self._max_bytes:
+    def _between(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Coded bytes on their way to the next layer: no honest body is coded into much more than it is."""
+        for piece in pieces:
+            self._bytes_between += len(piece)
+            yield piece
+            if self._bytes_between > self._FREE_BYTES + 2 * self._bytes_out * (len(self._layers) - 1):
+                raise TooMuchDecoded("the codings inside another coding are much larger than what they hold")
+
+    def _check(self) -> None:
+        out = self._bytes_out
+        if self._max_bytes is not None and out > self._max_bytes:
             raise TooMuchDecoded(f"more than {self._max_bytes} bytes decoded")
-        free = self._RATIO_FREE_BYTES
-        if self._max_ratio is not None and bytes_out > free and bytes_out > self._max_ratio * self._bytes_in:
+        if self._max_ratio is not None and out > self._FREE_BYTES and out > self._max_ratio * self._bytes_in:
             raise TooMuchDecoded(f"decoded to more than {self._max_ratio:g} times its size")
 
     @property

@@ -1,4 +1,4 @@
-"""Frames of a WebSocket that pass by, RFC 6455 section 5: where they begin and end, without a look at what is in them."""
+"""Frames of a WebSocket that pass by, RFC 6455 section 5: where they begin and end, whatever is in them."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class FrameFlow:
                     return data[:position]
             elif not self._take_data(first, length):
                 break
-            if self.ended:
+            if self.violation is not None:
                 break
             position = start + length
         if position >= size:

@@ -25,6 +25,7 @@ from gateway.http.coding import (
 )
 from gateway.http.fields import Fields, add_vary, get_joined, without
 from gateway.http.negotiation import IDENTITY, choose_coding, is_accepted, parse_codings
+from gateway.middleware.decoding import PacedSteps
 
 COMPRESSIBLE_TYPES = (
     "text/*",
@@ -213,39 +214,56 @@ class _Response:
         ]
 
     async def _send_coded(self, message: Message) -> None:
-        body, more = message.get("body", b""), message.get("more_body", False)
-        if len(body) > OFFLOAD_BYTES[self._policy.level]:
-            body = await asyncio.to_thread(self._code, body, more)
-        else:
-            body = self._code(body, more)
+        if self._decoder is None:
+            await self._send_piece(message, message.get("body", b""), message.get("more_body", False))
+            return
+        steps = PacedSteps(self._decoder.steps(message.get("body", b"")))
+        more = message.get("more_body", False)
+        piece = await self._next(steps, more)
+        while piece is not None:
+            following = await self._next(steps, more)
+            await self._send_piece(message, piece, more or following is not None)
+            if following is None:
+                return
+            piece = following
+        await self._send_piece(message, b"", more)
+
+    async def _send_piece(self, message: Message, body: bytes, more: bool) -> None:
+        """Send a piece of the plain body, coded; the head first where it waits for what its length may be."""
+        if self._encoder is not None:
+            if len(body) > OFFLOAD_BYTES[self._policy.level]:
+                body = await asyncio.to_thread(self._encode, self._encoder, body, more)
+            else:
+                body = self._encode(self._encoder, body, more)
         if self._head is not None:
             head, self._head = self._head, None
             if not more:
                 head["headers"].append((b"content-length", b"%d" % len(body)))
             await self._send(head)
         if body or not more:
-            await self._send({**message, "body": body})
+            await self._send({**message, "body": body, "more_body": more})
 
-    def _code(self, body: bytes, more: bool) -> bytes:
-        if self._decoder is not None:
-            body = self._decode(self._decoder, body, more)
-        if self._encoder is None:
-            return body
-        coded = self._encoder.encode(body) if body else b""
+    @staticmethod
+    def _encode(encoder: Encoder, body: bytes, more: bool) -> bytes:
+        coded = encoder.encode(body) if body else b""
         if not more:
-            return coded + self._encoder.finish()
-        return coded + self._encoder.flush() if body else coded
+            return coded + encoder.finish()
+        return coded + encoder.flush() if body else coded
 
-    def _decode(self, decoder: BoundedDecoder, body: bytes, more: bool) -> bytes:
-        """Raises ResponseBroken, or BadUpstreamResponse while the head is still here and can be another."""
+    async def _next(self, steps: PacedSteps, more: bool) -> bytes | None:
+        """The next decoded piece of a message, None after the last.
+
+        Raises ResponseBroken, or BadUpstreamResponse while the head is still here and can be another.
+        """
         failure = ResponseBroken if self._head is None else BadUpstreamResponse
         try:
-            decoded = b"".join(decoder.decode(body))
+            piece = await steps.next()
         except (DecodingError, TooMuchDecoded) as error:
             raise failure(f"the response body cannot be decoded: {error}") from error
-        if not more and not decoder.complete:
+        assert self._decoder is not None
+        if piece is None and not more and not self._decoder.complete:
             raise failure("the coded response body ends too early")
-        return decoded
+        return piece
 
 
 async def _nothing() -> None:

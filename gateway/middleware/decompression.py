@@ -5,14 +5,13 @@ app.add_middleware(DecompressionMiddleware, max_body=10 * 1024 * 1024)
 
 from __future__ import annotations
 
-from collections import deque
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import BodyTooLarge, ClientError, NotDecodable, UnsupportedCoding
 from gateway.http.coding import DECODABLE, BoundedDecoder, DecodingError, TooMuchDecoded
 from gateway.http.fields import Fields, get_all, without
 from gateway.http.negotiation import parse_codings
+from gateway.middleware.decoding import PacedSteps
 from gateway.middleware.refusal import refuse
 
 MAX_LAYERS = 3
@@ -22,8 +21,6 @@ _STALE_FIELDS = frozenset(
     [b"content-encoding", b"content-length", b"content-md5", b"content-digest", b"repr-digest", b"digest"]
 )
 _ACCEPTED = ", ".join(DECODABLE).encode("ascii")
-# Decoded at a time: the result is handed on before the next slice is touched, so a bomb cannot pile up.
-_SLICE_BYTES = 8 * 1024
 # Without a limit of bytes this is what keeps a bomb out.
 _MAX_RATIO = 1000.0
 
@@ -83,7 +80,18 @@ class _Request:
     or none, is not what the client must hear: until an answer has begun, the error is the answer.
     """
 
-    __slots__ = ("_coded_bytes", "_decoder", "_max_body", "_more", "_receive", "_send", "_started", "_waiting", "error")
+    __slots__ = (
+        "_ahead",
+        "_coded_bytes",
+        "_decoder",
+        "_max_body",
+        "_more",
+        "_receive",
+        "_send",
+        "_started",
+        "_steps",
+        "error",
+    )
 
     def __init__(self, codings: list[str], max_body: int | None, receive: Receive, send: Send) -> None:
         ratio = _MAX_RATIO if max_body is None else None
@@ -91,8 +99,10 @@ class _Request:
         self._max_body = max_body
         self._receive = receive
         self._send = send
-        self._waiting: deque[bytes] = deque()
-        """Coded slices that have not been decoded."""
+        self._steps: PacedSteps | None = None
+        """What is left to decode of the last message."""
+        self._ahead: bytes | None = None
+        """The piece after the last one that was handed on: whether that was the last must be known."""
         self._more = True
         self._coded_bytes = 0
         self._started = False
@@ -107,43 +117,47 @@ class _Request:
         """The next message with decoded bytes. Raises NotDecodable and BodyTooLarge."""
         if self.error is not None:
             raise self.error
+        # Whoever asks may be cancelled at each await: nothing is taken out of the state before all of it is there.
         while True:
-            while self._waiting:
-                body = self._decode(self._waiting.popleft())
-                if body or self._is_last:
-                    return {"type": "http.request", "body": body, "more_body": not self._is_last}
+            if self._steps is None:
+                if not self._more:
+                    return await self._receive()
+                message = await self._receive()
+                if message["type"] != "http.request":
+                    return message
+                self._steps = self._take(message)
+            if self._ahead is None:
+                self._ahead = await self._next(self._steps)
+            if self._ahead is not None:
+                following = await self._next(self._steps)
+                piece, self._ahead = self._ahead, following
+                if following is None:
+                    self._steps = None
+                return {"type": "http.request", "body": piece, "more_body": self._more or following is not None}
+            self._steps = None
             if not self._more:
-                return await self._receive()
-            message = await self._receive()
-            if message["type"] != "http.request":
-                return message
-            self._take(message)
+                return {"type": "http.request", "body": b"", "more_body": False}
 
-    @property
-    def _is_last(self) -> bool:
-        return not self._more and not self._waiting
-
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message) -> PacedSteps:
         coded = message.get("body", b"")
         self._more = message.get("more_body", False)
         self._coded_bytes += len(coded)
         if self._max_body is not None and self._coded_bytes > self._max_body + self._max_body // 16 + 1024:
             # Empty frames decode to nothing for ever; no honest coding is that much larger than its content.
             raise self._failed(BodyTooLarge(f"the coded request body exceeds {self._max_body} bytes"))
-        self._waiting.extend(coded[start : start + _SLICE_BYTES] for start in range(0, len(coded), _SLICE_BYTES))
-        if not self._more and not self._waiting:
-            self._waiting.append(b"")
+        return PacedSteps(self._decoder.steps(coded))
 
-    def _decode(self, coded: bytes) -> bytes:
+    async def _next(self, steps: PacedSteps) -> bytes | None:
+        """The next decoded piece, None after the last of this message."""
         try:
-            decoded = b"".join(self._decoder.decode(coded))
+            piece = await steps.next()
         except TooMuchDecoded as error:
             raise self._failed(BodyTooLarge(f"the request body is too large: {error}")) from error
         except DecodingError as error:
             raise self._failed(NotDecodable(f"the request body does not decode: {error}")) from error
-        if self._is_last and self._coded_bytes and not self._decoder.complete:
+        if piece is None and not self._more and self._coded_bytes and not self._decoder.complete:
             raise self._failed(NotDecodable("the coded request body ends too early"))
-        return decoded
+        return piece
 
     def _failed(self, error: ClientError) -> ClientError:
         self.error = error

@@ -157,15 +157,15 @@ class ProxyHandler:
                     response = await endpoint.transport.handle_async_request(request)
                 except UpstreamError as error:
                     attempt.outcome = type(error).__name__
+                    # :: Step 5, while the place is held: this request is one of those that the budget is a share of
+                    again = policy.allows_error(error, method) and body.rewind(was_sent=error.request_sent)
+                    if again and error.request_sent:
+                        again = retries.take()
                     upstream.release(endpoint)
                     upstream.record(endpoint, ok=False, error=error.reason)
-                    # :: Step 5
-                    if not policy.allows_error(error, method) or not body.rewind(was_sent=error.request_sent):
+                    if not again:
                         raise
-                    if not error.request_sent:
-                        unsent = error
-                    elif not retries.take():
-                        raise
+                    unsent = None if error.request_sent else error
                     tried.append(endpoint)
                     continue
                 except BaseException:
@@ -176,12 +176,12 @@ class ProxyHandler:
                 attempt.status = status = response.status_code
                 attempt.connect_s = response.connect_s
                 attempt.outcome = "ok"
+                # :: Step 5
+                again = status in policy.on and policy.allows_status(status, method)
+                again = again and body.rewind(was_sent=True) and retries.take()
                 last = self._instead_of(last, endpoint, response)
                 upstream.record(endpoint, ok=status not in _GATEWAY_STATUSES)
-                if status not in policy.on or not policy.allows_status(status, method):
-                    return last
-                # :: Step 5
-                if not body.rewind(was_sent=True) or not retries.take():
+                if not again:
                     return last
                 retry_after = get_first(response.raw_fields, b"retry-after")
                 tried.append(endpoint)

@@ -1,4 +1,10 @@
-"""The end of a route's chain for WebSockets: shake hands with an upstream, accept the client, relay."""
+"""The end of a route's chain for WebSockets: shake hands with an upstream, accept the client, pass on what comes.
+
+There are two ways of that. A Tunnel passes bytes, where the server leaves the client's connection to it, as that of
+``gateway run`` does. A Relay passes messages: under other servers, to applications in this process, and where a
+middleware of the route wraps ``receive`` or ``send``. Both hold the same limits, and neither has extensions: an offer
+of permessage-deflate is not passed on, since ``max_message`` is about messages as they are.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +19,7 @@ from gateway.errors import CapacityError, ClientLeft, ConnectFailed, ResponseBro
 from gateway.exchange import Attempt, Exchange, exchange_of
 from gateway.http.fields import Fields
 from gateway.http.websocket import end_to_end
+from gateway.proxy.websocket_client import WebSocketClient
 from gateway.proxy.websocket_live import LiveWebSockets
 from gateway.proxy.websocket_opening import open_websocket
 from gateway.proxy.websocket_relay import (
@@ -22,6 +29,7 @@ from gateway.proxy.websocket_relay import (
     UpstreamSocket,
     WebSocketSettings,
 )
+from gateway.proxy.websocket_tunnel import TUNNEL, Tunnel, TunnelOpening, is_unseen
 from gateway.upstream.asgi import AsgiTransport
 
 __all__ = ["LiveWebSockets", "WebSocketProxy", "WebSocketSettings"]
@@ -58,15 +66,16 @@ class Upstream(Protocol):
 
 
 class WebSocketProxy:
-    """Relays WebSockets to an upstream.
+    """Passes WebSockets on to an upstream.
 
     1 take the client's connect   2 choose an endpoint and shake hands with it, or with the next when it cannot be
-    reached   3 relay a refusal   4 accept the client with what the upstream chose   5 relay until either end closes
+    reached   3 relay a refusal   4 accept the client with what the upstream chose   5 pass on until either end closes
     6 let go of the endpoint
 
     ``build_request`` gives target and fields of the request to one endpoint; the handshake's own fields are added here.
     ``clean_fields`` makes an answer's fields those that the client sees. ``timeout_s`` is the time to the answer, all
-    attempts and queueing included. Raises the errors of ``gateway.errors`` for whoever answers them.
+    attempts and queueing included. Without ``tunnel`` it is always a Relay. Raises the errors of ``gateway.errors`` for
+    whoever answers them.
     """
 
     def __init__(
@@ -78,6 +87,7 @@ class WebSocketProxy:
         live: LiveWebSockets,
         settings: WebSocketSettings | None = None,
         timeout_s: float = 30.0,
+        tunnel: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.upstream = upstream
@@ -86,6 +96,7 @@ class WebSocketProxy:
         self._live = live
         self._settings = settings or WebSocketSettings()
         self._timeout_s = timeout_s
+        self._tunnel = tunnel
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,16 +107,25 @@ class WebSocketProxy:
         if (await client.next())["type"] != "websocket.connect":
             raise ClientLeft("the client left before its WebSocket was looked at")
         relay = Relay(client, send, exchange, self._settings)
+        opening = TunnelOpening if self._tunnel and is_unseen(scope, receive, send) else WebSocketClient
         try:
             with self._live.holding(relay):
-                await self._serve(scope, exchange, client, send, relay)
+                await self._serve(scope, exchange, client, send, relay, opening)
         finally:
             await client.aclose()
 
-    async def _serve(self, scope: Scope, exchange: Exchange, client: ClientMessages, send: Send, relay: Relay) -> None:
+    async def _serve(
+        self,
+        scope: Scope,
+        exchange: Exchange,
+        client: ClientMessages,
+        send: Send,
+        relay: Relay,
+        opening: type[WebSocketClient],
+    ) -> None:
         # :: Step 2
         with client.ends_with_client():
-            endpoint, socket = await self._open(scope, exchange)
+            endpoint, socket = await self._open(scope, exchange, opening)
         try:
             if self.upstream.settings.sticky is not None:
                 self._stick(scope, exchange, endpoint)
@@ -113,8 +133,17 @@ class WebSocketProxy:
                 # :: Step 3
                 await self._refuse(scope, exchange, socket, send)
                 return
+            if isinstance(socket, TunnelOpening):
+                tunnel = Tunnel(socket, exchange, self._settings)
+                with self._live.replacing(relay, tunnel):
+                    # :: Step 4
+                    await client.aclose()
+                    await self._accept(scope, exchange, socket, send, tunnel)
+                    # :: Step 5
+                    self._conclude(endpoint, exchange, await tunnel.run())
+                return
             # :: Step 4
-            await self._accept(scope, exchange, socket, send)
+            await self._accept(scope, exchange, socket, send, None)
             # :: Step 5
             self._conclude(endpoint, exchange, await relay.run(socket))
         finally:
@@ -122,7 +151,9 @@ class WebSocketProxy:
             socket.abort()
             self.upstream.release(endpoint)
 
-    async def _open(self, scope: Scope, exchange: Exchange) -> tuple[Any, UpstreamSocket]:
+    async def _open(
+        self, scope: Scope, exchange: Exchange, opening: type[WebSocketClient]
+    ) -> tuple[Any, UpstreamSocket]:
         """The endpoint that answered, held, and its answer."""
         upstream = self.upstream
         deadline = self._clock() + self._timeout_s
@@ -140,7 +171,7 @@ class WebSocketProxy:
             try:
                 if failure is not None and endpoint in tried:
                     raise failure
-                socket = await self._attempt(scope, exchange, endpoint, deadline)
+                socket = await self._attempt(scope, exchange, endpoint, deadline, opening)
             except UpstreamError as error:
                 upstream.release(endpoint)
                 if error is failure:
@@ -158,14 +189,16 @@ class WebSocketProxy:
             upstream.record(endpoint, ok=socket.status not in _GATEWAY_STATUSES)
             return endpoint, socket
 
-    async def _attempt(self, scope: Scope, exchange: Exchange, endpoint: Endpoint, deadline: float) -> UpstreamSocket:
+    async def _attempt(
+        self, scope: Scope, exchange: Exchange, endpoint: Endpoint, deadline: float, opening: type[WebSocketClient]
+    ) -> UpstreamSocket:
         """One handshake with one endpoint."""
         attempt = Attempt(endpoint.label, self._clock())
         exchange.attempts.append(attempt)
         try:
             try:
                 async with asyncio.timeout(self._remaining_s(deadline)):
-                    socket = await self._shake_hands(scope, exchange, endpoint)
+                    socket = await self._shake_hands(scope, exchange, endpoint, opening)
             except TimeoutError:
                 raise self._too_late() from None
         except UpstreamError as error:
@@ -176,7 +209,9 @@ class WebSocketProxy:
         attempt.outcome = "ok"
         return socket
 
-    async def _shake_hands(self, scope: Scope, exchange: Exchange, endpoint: Endpoint) -> UpstreamSocket:
+    async def _shake_hands(
+        self, scope: Scope, exchange: Exchange, endpoint: Endpoint, opening: type[WebSocketClient]
+    ) -> UpstreamSocket:
         target, fields = self._build_request(scope, endpoint)
         if all(name != b"host" for name, _ in fields):
             fields = [(b"host", endpoint.authority), *fields]
@@ -195,7 +230,12 @@ class WebSocketProxy:
         if not hasattr(transport, "open_connection"):
             raise ConnectFailed(f"the transport of {endpoint.label} carries no WebSockets")
         return await open_websocket(
-            transport, target=target, fields=fields, subprotocols=subprotocols, max_message_bytes=max_bytes
+            transport,
+            target=target,
+            fields=fields,
+            subprotocols=subprotocols,
+            max_message_bytes=max_bytes,
+            make=opening,
         )
 
     async def _refuse(self, scope: Scope, exchange: Exchange, socket: UpstreamSocket, send: Send) -> None:
@@ -225,7 +265,9 @@ class WebSocketProxy:
             await send({"type": "websocket.http.response.body", "body": piece, "more_body": True})
         await send({"type": "websocket.http.response.body", "body": b"", "more_body": False})
 
-    async def _accept(self, scope: Scope, exchange: Exchange, socket: UpstreamSocket, send: Send) -> None:
+    async def _accept(
+        self, scope: Scope, exchange: Exchange, socket: UpstreamSocket, send: Send, tunnel: Tunnel | None
+    ) -> None:
         head = {
             "type": "http.response.start",
             "status": _SWITCHING,
@@ -233,10 +275,15 @@ class WebSocketProxy:
         }
         for rule in exchange.response_rules:
             rule(scope, head)
+        accept = {"type": "websocket.accept", "subprotocol": socket.subprotocol, "headers": head["headers"]}
+        if tunnel is not None:
+            accept[TUNNEL] = tunnel
         try:
-            await send({"type": "websocket.accept", "subprotocol": socket.subprotocol, "headers": head["headers"]})
+            await send(accept)
         except OSError as error:
             raise ClientLeft("the client left during the handshake") from error
+        if tunnel is not None and not tunnel.is_joined:
+            raise ClientLeft("the client left during the handshake")
 
     def _conclude(self, endpoint: Endpoint, exchange: Exchange, ending: Ending) -> None:
         exchange.outcome = ending.outcome

@@ -16,6 +16,7 @@ from gateway.proxy.websocket_client import WebSocketClient
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 P = TypeVar("P", bound=asyncio.Protocol)
+C = TypeVar("C", bound=WebSocketClient)
 
 
 class Connector(Protocol):
@@ -32,14 +33,15 @@ async def open_websocket(
     fields: Fields,
     subprotocols: Sequence[str],
     max_message_bytes: int,
-) -> WebSocketClient:
-    """Shake hands with the upstream; a refusal is an answer as well: look at ``status``.
+    make: Callable[[bytes, Sequence[str], int], C],
+) -> C:
+    """Shake hands with the upstream; a refusal is an answer as well: look at ``status``. ``make`` gives the client.
 
     Raises ConnectFailed, ConnectionBroken or BadUpstreamResponse; BadRequest for what cannot be written as HTTP.
     """
     key = make_key(secrets.token_bytes(16))
     head = _request_head(target, handshake_fields(fields, key, subprotocols))
-    _, client = await connector.open_connection(lambda: WebSocketClient(key, subprotocols, max_message_bytes))
+    _, client = await connector.open_connection(lambda: make(key, subprotocols, max_message_bytes))
     try:
         await client.handshake(head)
     except BaseException:

@@ -180,6 +180,14 @@ class Relay:
         """Close both sides."""
         self._end(Ending((code, reason), (code, reason)))
 
+    @property
+    def told(self) -> tuple[int, str] | None:
+        """What both sides are to be told, if they are."""
+        if not self._ending.done() or self._ending.exception() is not None:
+            return None
+        close = self._ending.result().to_client
+        return None if close is None or close[0] is None else (close[0], close[1])
+
     def _end(self, ending: Ending) -> None:
         if not self._ending.done():
             self._ending.set_result(ending)
@@ -254,7 +262,7 @@ class Relay:
         except OSError:
             # The client is gone; receive() knows how it left, unless the other loop is kept from asking.
             await asyncio.sleep(_GONE_TIMEOUT_S)
-            self._end(_CLIENT_GONE)
+            self._end(CLIENT_GONE)
 
     async def _close_client(self, ending: Ending) -> None:
         if ending.to_client is None:
@@ -270,7 +278,7 @@ class Relay:
             pass
 
 
-_CLIENT_GONE = Ending(None, (GOING_AWAY, ""), "client-left", timeout_s=_GONE_TIMEOUT_S)
+CLIENT_GONE = Ending(None, (GOING_AWAY, ""), "client-left", timeout_s=_GONE_TIMEOUT_S)
 
 
 def _client_ended(message: Message) -> Ending:
@@ -278,7 +286,7 @@ def _client_ended(message: Message) -> Ending:
     and only the former with a reason."""
     code = message.get("code", NO_STATUS)
     if code == ABNORMAL or (code == NO_STATUS and message.get("reason") is None):
-        return _CLIENT_GONE
+        return CLIENT_GONE
     return Ending(None, relayed_close(code, message.get("reason")))
 
 

@@ -34,6 +34,8 @@ from gateway.server.websocket import GatewayWebSocket
 HIGH_WATER_BYTES = 256 * 1024
 LINGER_BYTES = 1024 * 1024
 LINGER_S = 2.0
+DRAIN_GRACE_S = 1.0
+"""For a request that is on its way on an idle connection when the drain begins: it is answered, as the last one."""
 # Connections beyond max_connections that may hear so at a time; the others are cut.
 _MAX_TURNED_AWAY = 256
 
@@ -129,7 +131,7 @@ class GatewayProtocol(asyncio.Protocol):
         elif excess > 0:
             self.refuse(Overloaded(f"{len(connections)} connections"))
         elif connections.draining:
-            self._close()
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = _CLOSED
@@ -169,9 +171,9 @@ class GatewayProtocol(asyncio.Protocol):
     # uvicorn's side.
 
     def shutdown(self) -> None:
-        """Begin to drain: an idle connection closes, a running exchange is the last one."""
+        """Begin to drain: an idle connection closes after a moment, a running exchange is the last one."""
         if self._phase == _FIRST_BYTE or self._phase == _IDLE:
-            self._close()
+            self.deadline = min(self.deadline, self.connections.clock() + DRAIN_GRACE_S)
         elif self._cycle is not None:
             self._cycle.keep_alive = False
 
@@ -268,6 +270,9 @@ class GatewayProtocol(asyncio.Protocol):
         self._server_state.tasks.add(task)
 
     def _become_websocket(self, rest: bytes) -> None:
+        if self.connections.draining:
+            self.refuse(Overloaded("the server is being stopped"))
+            return
         self._phase = _CLOSED
         self.deadline = NEVER
         self.connections.discard(self)
@@ -366,11 +371,10 @@ class GatewayProtocol(asyncio.Protocol):
                 self._linger()
             return
         connections = self.connections
-        if connections.draining:
-            self._close()
-            return
         self._phase = _IDLE
-        self.deadline = connections.clock() + connections.limits.keep_alive_s
+        self.deadline = connections.clock() + (
+            DRAIN_GRACE_S if connections.draining else connections.limits.keep_alive_s
+        )
         self.is_sending = True
         if self._read_paused:
             self._resume_reading()

@@ -69,8 +69,12 @@ def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | N
     async def watch_config(app: ASGIApp) -> None:
         assert isinstance(app, ServedGateway)
         path = app.config.path
-        if watch and path is not None:
+        if not watch or path is None:
+            return
+        try:
             await watch_file(path, partial(changed, app), stop=asyncio.Event(), known=app.content)
+        except Exception:
+            logger.exception("%s is not watched: SIGHUP reloads it", path)
 
     def refused(refusal: Refusal) -> None:
         for gateway in gateways:

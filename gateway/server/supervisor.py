@@ -229,8 +229,15 @@ class Supervisor:
         self._kill_at = time.monotonic() + _KILL_AFTER_S
         if self._stop_signals == 1:
             notify_stopping()
+            self._close_sockets()
             self._kill_at += self._worker.shutdown_timeout_s
         self._tell(signal.SIGTERM)
+
+    def _close_sockets(self) -> None:
+        """Refuse connections from now on: while they are open here too, they would wait for nobody."""
+        stopping = [group for side, group in zip(self._worker.sides, self._side_sockets, strict=True) if not side.stays]
+        for sock in [*self._sockets, *(sock for group in stopping for sock in group)]:
+            sock.close()
 
     def _tell(self, number: int) -> None:
         for process in (*self._processes.values(), *self._retiring.values()):
@@ -250,7 +257,8 @@ class Supervisor:
             old = self._processes.pop(self._to_replace.pop(0), None)
             if old is not None:
                 self._retiring[old.pid] = old
-                old.signal(signal.SIGTERM)
+                # One that is still starting hears only SIGTERM.
+                old.signal(signal.SIGUSR2 if old.ready else signal.SIGTERM)
         while self._to_replace and self._to_replace[0] not in self._processes:
             # It died by itself, and its successor is new.
             self._to_replace.pop(0)

@@ -19,20 +19,34 @@ Changed = Callable[[], Awaitable[None]]
 logger = logging.getLogger("gateway")
 
 
-async def watch_file(path: Path, changed: Changed, *, stop: asyncio.Event, look_again_ms: int = LOOK_AGAIN_MS) -> None:
+async def watch_file(
+    path: Path,
+    changed: Changed,
+    *,
+    stop: asyncio.Event,
+    known: bytes | None = None,
+    look_again_ms: int = LOOK_AGAIN_MS,
+) -> None:
     """Call ``changed`` whenever the content of ``path`` differs from what it was, until ``stop`` is set.
 
     Its folder is watched, and those of the links on the way to it: editors and Kubernetes do not write into a file,
     they put another in its place. When the system gives no notice, the file is read every ``look_again_ms``.
+    ``known`` is what it was, by default what it is now.
     """
-    await watch_files([path], changed, stop=stop, look_again_ms=look_again_ms)
+    before = {} if known is None else {path: known}
+    await watch_files([path], changed, stop=stop, known=before, look_again_ms=look_again_ms)
 
 
 async def watch_files(
-    paths: Sequence[Path], changed: Changed, *, stop: asyncio.Event, look_again_ms: int = LOOK_AGAIN_MS
+    paths: Sequence[Path],
+    changed: Changed,
+    *,
+    stop: asyncio.Event,
+    known: Mapping[Path, bytes] | None = None,
+    look_again_ms: int = LOOK_AGAIN_MS,
 ) -> None:
     """As ``watch_file`` for several files in one thread; ``changed`` is called once for what changes together."""
-    contents = _Contents(paths)
+    contents = _Contents(paths, known or {})
     while not stop.is_set():
         folders = _folders(paths)
         try:
@@ -50,27 +64,40 @@ async def _watch_folders(
     folders: Sequence[Path], contents: _Contents, changed: Changed, stop: asyncio.Event, look_again_ms: int
 ) -> None:
     """Until ``stop`` is set or the way to a file leads through other folders."""
-    from watchfiles import awatch
+    import anyio.to_thread
+    from watchfiles._rust_notify import RustNotify  # where its documentation says it is
 
     identities = list(map(_identity, folders))
-    notices = awatch(
-        *folders,
-        # Without a filter: what counts is the content, not how temporary files are called.
-        watch_filter=None,
-        stop_event=stop,
-        debounce=DEBOUNCE_MS,
-        step=STEP_MS,
-        rust_timeout=look_again_ms,
-        yield_on_timeout=True,
-        recursive=False,
-    )
-    async with contextlib.aclosing(notices):
-        async for _ in notices:
-            if contents.have_changed():
-                await changed()
-            now = _folders(contents.paths)
-            if now != folders or list(map(_identity, now)) != identities:
-                return
+    ended = _Either(stop)
+    # Poll is for what gives no notices, and not asked for here; neither are folders below.
+    with RustNotify([str(folder) for folder in folders], False, False, 300, False, False) as watcher:
+        try:
+            while not stop.is_set():
+                # Also what came before the watch began.
+                if contents.have_changed():
+                    await changed()
+                now = _folders(contents.paths)
+                if now != folders or list(map(_identity, now)) != identities:
+                    return
+                await anyio.to_thread.run_sync(
+                    watcher.watch, DEBOUNCE_MS, STEP_MS, look_again_ms, ended, abandon_on_cancel=True
+                )
+        finally:
+            ended.set()
+
+
+class _Either:
+    """Set when it is set itself, or the event that it stands beside: ends the thread that watches."""
+
+    def __init__(self, event: asyncio.Event) -> None:
+        self._event = event
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set or self._event.is_set()
 
 
 class _Contents:

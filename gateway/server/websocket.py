@@ -15,6 +15,7 @@ from websockets.version import version as websockets_version
 
 from gateway.http.fields import Fields
 from gateway.server.limits import NEVER, Connections, SendWatch
+from gateway.server.tunnel import TunnelledClient
 
 GOING_AWAY = 1001
 
@@ -57,6 +58,9 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         extensions: dict[str, Any] = self.scope["extensions"]
         extensions["gateway.target"] = target
         extensions["gateway.abort"] = self.cut
+        if not self.conn.extensions:
+            # Who passes bytes on can have no part in an extension that changes them.
+            extensions["gateway.tunnel"] = self
         if tls is not None:
             extensions["tls"] = tls
         self._early = rest
@@ -71,7 +75,12 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self.transport.pause_reading()
 
     async def send(self, message: Message) -> None:  # type: ignore[override]
+        """Send; ``gateway.tunnel`` in an accept is who takes the connection over, see TunnelledClient."""
         await super().send(message)  # type: ignore[arg-type]
+        tunnel = message.get("gateway.tunnel")
+        if tunnel is not None and self.handshake_complete and not self.disconnected:
+            self._leave_to(tunnel)
+            return
         if self._early and self.handshake_complete:
             early, self._early = self._early, b""
             if self.read_paused:
@@ -79,6 +88,17 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
                 self.transport.resume_reading()
             if not self.close_sent:
                 super().data_received(early)
+
+    def _leave_to(self, tunnel: Any) -> None:
+        """Let ``tunnel`` have the connection, and what came on it already."""
+        self.stop_keepalive()
+        self.connections.discard(self)
+        self._registry.discard(self)
+        early, self._early = self._early, b""
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        TunnelledClient(self.transport, self._registry, self.connections).join(tunnel, early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._registry.discard(self)

@@ -128,6 +128,9 @@ class _Serving:
         self._worker = worker
         self._parent_alive = parent_alive
         self._stop = asyncio.Event()
+        self._stop_signals = 0
+        self._is_retired = False
+        """Whether other processes go on in its place, and serve what would stay."""
         self._cut = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
         self._groups: list[_Listening] = []
@@ -151,6 +154,9 @@ class _Serving:
         self._handle_signals(loop)
         ticker = Ticker()
         stop_sweep = ticker.add(self._sweep)
+        if self._parent_alive is not None:
+            # The supervisor read them when it started: they may have been replaced since.
+            await self._reload_certificates()
         await self._listen(config, lifespan.state, sockets, worker.tls, worker.on_refused)
         for side, group in zip(worker.sides, side_sockets, strict=True):
             config = self._config(side.make(self._app, self._status), lifespan="off")
@@ -229,13 +235,19 @@ class _Serving:
             loop.add_signal_handler(signal.SIGUSR2, logger.warning, "a rolling restart needs more than one worker")
         else:
             loop.add_signal_handler(signal.SIGINT, lambda: None)
-            loop.add_signal_handler(signal.SIGUSR2, lambda: None)
+            loop.add_signal_handler(signal.SIGUSR2, self._on_retired)
             loop.add_reader(self._parent_alive, self._on_parent_gone)
 
     def _on_stop(self) -> None:
         """The first signal drains, the second cuts."""
-        if self._stop.is_set():
+        self._stop_signals += 1
+        if self._stop_signals > 1:
             self._cut.set()
+        self._stop.set()
+
+    def _on_retired(self) -> None:
+        """The supervisor has put another process in the place of this one."""
+        self._is_retired = True
         self._stop.set()
 
     def _on_parent_gone(self) -> None:
@@ -283,7 +295,7 @@ class _Serving:
         deadline = loop.time() + self._worker.shutdown_timeout_s
         self._status.is_draining = True
         for group in self._groups:
-            if not group.stays:
+            if self._is_retired or not group.stays:
                 group.stop()
         while self._is_busy() and not self._cut.is_set() and loop.time() < deadline:
             with contextlib.suppress(TimeoutError):
@@ -303,7 +315,7 @@ class _Serving:
         await asyncio.sleep(_POLL_S)
 
     def _is_busy(self) -> bool:
-        return any(group.is_busy for group in self._groups if not group.stays)
+        return any(group.is_busy for group in self._groups if self._is_retired or not group.stays)
 
 
 async def _end(task: asyncio.Future[None]) -> None:

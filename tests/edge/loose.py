@@ -187,7 +187,8 @@ async def answering(connection: ScriptedConnection) -> None:
         while True:
             unread += await connection.read_some()
             end = 0
-            for (method, target, _), end in _read(unread, DIALECTS[0]):
+            for (method, target, _), after in _read(unread, DIALECTS[0]):
+                end = after
                 if target == b"/slow":
                     await asyncio.sleep(0.05)
                 head = b"HTTP/1.1 200 OK\r\nX-Target: %b\r\nContent-Length: %d\r\n\r\n" % (target, len(target))

@@ -50,22 +50,41 @@ async def test_nothing_ambiguous_arrives(row: Row, cut: str) -> None:
     async with ScriptedUpstream(answering) as upstream, serving(proxying(upstream.url, retry=False)) as served:
         async with served.client() as client:
             await send(client, CUTS[cut](row.raw))
-            answers = [await client.answer(method) for method in methods(row)]
-            assert [answer.status for answer in answers] == list(row.answers)
-            expected = list(row.forwards)
-            assert echoes(answers) == expected[: len(echoes(answers))]
-            if row.end == "open":
-                client.write(get(PROBE))
-                answer = await client.answer()
-                assert answer.values(b"x-target") == [PROBE]
-                expected.append(PROBE)
-            elif row.end == "closed":
-                assert await client.rest() == b""
-            else:
-                await asyncio.sleep(0.01)
-                assert served.connections is not None and len(served.connections) == 1
-        assert targets(upstream) == expected
+            forwards = await outcome(client, row, served)
+        assert targets(upstream) == forwards
         await fresh_request_works(served)
+
+
+@pytest.mark.parametrize("row", CORPUS, ids=lambda row: row.name)
+async def test_nothing_ambiguous_arrives_on_a_connection_in_use(row: Row) -> None:
+    async with ScriptedUpstream(answering) as upstream, serving(proxying(upstream.url, retry=False)) as served:
+        async with served.client() as client:
+            for _ in range(2):
+                client.write(get(b"/before"))
+                assert (await client.answer()).values(b"x-target") == [b"/before"]
+            client.write(row.raw)
+            forwards = await outcome(client, row, served)
+        assert targets(upstream) == [b"/before", b"/before", *forwards]
+        await fresh_request_works(served)
+
+
+async def outcome(client: Client, row: Row, served: Served) -> list[bytes]:
+    """What the upstream must have got once everything of the row is answered as it should be."""
+    answers = [await client.answer(method) for method in methods(row)]
+    assert [answer.status for answer in answers] == list(row.answers)
+    forwards = list(row.forwards)
+    assert echoes(answers) == forwards[: len(echoes(answers))]
+    if row.end == "open":
+        client.write(get(PROBE))
+        answer = await client.answer()
+        assert answer.values(b"x-target") == [PROBE]
+        forwards.append(PROBE)
+    elif row.end == "closed":
+        assert await client.rest() == b""
+    else:
+        await asyncio.sleep(0.01)
+        assert served.connections is not None and len(served.connections) == 1
+    return forwards
 
 
 async def send(client: Client, pieces: Sequence[bytes]) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 def redirected(target: bytes = b"/", **params: bytes) -> dict[str, Any]:
     exchange = Exchange("GET", target)
     exchange.public_host, exchange.scheme, exchange.params = b"Public.example:8443", "https", params
-    return http_scope("GET", target, **{SCOPE_KEY: exchange})
+    return {**http_scope("GET", target), SCOPE_KEY: exchange}
 
 
 async def test_a_fixed_answer_has_its_status_fields_and_length() -> None:

@@ -342,3 +342,28 @@ async def test_a_cancelled_exchange_lets_go_of_everything() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert busy.is_closed
+
+
+class Wave(Transport):
+    """Takes requests and fails all of them at one moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaks = asyncio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> InboundResponse:
+        assert isinstance(request, OutboundRequest)
+        self.requests.append(request)
+        await self.breaks.wait()
+        raise ConnectionBroken("all at once")
+
+
+async def test_requests_that_fail_together_still_count_as_in_flight_when_the_budget_is_asked() -> None:
+    wave = Wave()
+    async with Bench(wave, Transport(*[whole() for _ in range(8)])) as bench:
+        bench.upstream.retry_budget.minimum = 0
+        bench.upstream.retry_budget.share = 1.0
+        asked = [asyncio.create_task(bench.ask()) for _ in range(8)]
+        await until(lambda: len(wave.requests) == 8)
+        wave.breaks.set()
+        assert [(await task).status for task in asked] == [200] * 8

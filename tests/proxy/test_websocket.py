@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pytest
 import trustme
@@ -60,10 +60,41 @@ from tests.support.websockets import (
     switching,
     until,
 )
+from tests.support.wire_client import RELAY, TUNNEL, WireClient, serving_on_wire
 
 pytestmark = pytest.mark.anyio
 
 MIB = 1024 * 1024
+
+
+MESSAGES = "messages"
+WAYS = (MESSAGES, RELAY, TUNNEL)
+
+_way = MESSAGES
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How the gateway is served: message by message, or by its own server, which passes on messages or bytes."""
+    global _way
+    _way = request.param
+    yield _way
+    _way = MESSAGES
+
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def in_ways(*ways: str) -> Callable[[T], T]:
+    """Run a test in these ways."""
+
+    def decorate(test: T) -> T:
+        return cast(T, pytest.mark.usefixtures("way")(pytest.mark.parametrize("way", ways, indirect=True)(test)))
+
+    return decorate
+
+
+every_way = in_ways(*WAYS)
 
 
 async def echo(connection: ServerConnection) -> None:
@@ -78,8 +109,18 @@ async def server_upstream(handler: Any, **options: Any) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
+async def serving_in_way(gateway: Gateway) -> AsyncIterator[str]:
+    if _way == MESSAGES:
+        async with serving(gateway) as url:
+            yield url
+    else:
+        async with serving_on_wire(gateway, _way) as served:
+            yield f"ws://127.0.0.1:{served.port}"
+
+
+@contextlib.asynccontextmanager
 async def client_of(gateway: Gateway, path: str = "/", **options: Any) -> AsyncIterator[ClientConnection]:
-    async with serving(gateway) as url:
+    async with serving_in_way(gateway) as url:
         options = {"compression": None, "proxy": None, "max_size": None, "ping_interval": None, **options}
         async with connect(url + path, **options) as client:
             yield client
@@ -91,8 +132,12 @@ async def scripted(script: Script, **options: Any) -> AsyncIterator[tuple[Gatewa
         yield Gateway(NetworkTransport(upstream.port), **options), upstream
 
 
-async def talking(gateway: Gateway, **extra: Any) -> MessageClient:
-    client = MessageClient(gateway, **extra)
+def calling(gateway: Gateway, path: bytes = b"/", **extra: Any) -> Any:
+    return MessageClient(gateway, path, **extra) if _way == MESSAGES else WireClient(gateway, _way, path, **extra)
+
+
+async def talking(gateway: Gateway, **extra: Any) -> Any:
+    client = calling(gateway, **extra)
     assert (await client.next())["type"] == "websocket.accept"
     return client
 
@@ -100,6 +145,7 @@ async def talking(gateway: Gateway, **extra: Any) -> MessageClient:
 # Messages.
 
 
+@every_way
 async def test_messages_pass_both_ways_unchanged_and_in_order() -> None:
     messages: list[str | bytes] = [
         "hello",
@@ -130,6 +176,7 @@ async def test_messages_pass_both_ways_unchanged_and_in_order() -> None:
     assert gateway.upstream.held == 0 and gateway.upstream.records == [("endpoint-0", True)]
 
 
+@every_way
 async def test_many_messages_in_flight_keep_their_order() -> None:
     count = 3000
 
@@ -143,6 +190,7 @@ async def test_many_messages_in_flight_keep_their_order() -> None:
         await sender
 
 
+@every_way
 async def test_fragments_become_one_message_with_control_frames_between_them() -> None:
     euro = "\u20ac".encode()
     pongs = []
@@ -176,6 +224,7 @@ async def test_fragments_become_one_message_with_control_frames_between_them() -
     assert pongs == [(PONG, b"one"), (PONG, b"")]
 
 
+@every_way
 async def test_bytes_may_arrive_one_by_one() -> None:
     raw = frame(TEXT, "h\u00e9".encode()) + frame(BINARY, b"x" * 200) + close_frame(4000, "end")
 
@@ -186,6 +235,7 @@ async def test_bytes_may_arrive_one_by_one() -> None:
     assert client.received[3]["code"] == 4000
 
 
+@every_way
 async def test_frames_that_come_with_the_handshake_are_kept() -> None:
     first = frame(TEXT, b"early") + frame(TEXT, b"bird")
     async with scripted(accepting(sending(close_frame(1000)), first=first)) as (gateway, _):
@@ -225,6 +275,7 @@ async def test_it_works_with_either_protocol_of_the_server(ws: str) -> None:
 # The handshake.
 
 
+@every_way
 async def test_the_upstream_gets_target_and_fields_of_the_client() -> None:
     heads = []
 
@@ -256,6 +307,7 @@ async def test_the_upstream_gets_target_and_fields_of_the_client() -> None:
     assert len(accept_value(key)) == 28 and len(head.values(b"host")) == 1
 
 
+@every_way
 async def test_the_client_is_accepted_with_the_upstreams_fields() -> None:
     fields = [(b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2"), (b"X-Room", b"7"), (b"Server", b"secret/1.0")]
 
@@ -279,6 +331,7 @@ async def test_the_client_is_accepted_with_the_upstreams_fields() -> None:
     ]
 
 
+@every_way
 async def test_interim_answers_are_passed_over() -> None:
     async def script(connection: ScriptedConnection) -> None:
         request = await connection.read_request()
@@ -326,9 +379,10 @@ async def test_a_sticky_cookie_is_set_for_this_client() -> None:
         pytest.param(response(503, [], b"z" * 200_000), 503, b"z" * 200_000, id="large"),
     ],
 )
+@every_way
 async def test_a_refusal_is_relayed_with_status_fields_and_body(raw: bytes, status: int, body: bytes) -> None:
     async with scripted(respond(raw, close=True)) as (gateway, upstream):
-        async with serving(gateway) as url:
+        async with serving_in_way(gateway) as url:
             with pytest.raises(InvalidStatus) as caught:
                 await connect(url, proxy=None)
         answer = caught.value.response
@@ -414,9 +468,10 @@ ACCEPT = (b"Sec-WebSocket-Accept", b"KEY")
         pytest.param(respond(b"HTTP/1.1 101", close=True), ConnectionBroken, id="closed in the head"),
     ],
 )
+@every_way
 async def test_what_is_no_answer_to_a_handshake_is_an_upstream_error(script: Script, kind: type[Exception]) -> None:
     async with scripted(script) as (gateway, upstream):
-        client = MessageClient(gateway)
+        client = calling(gateway)
         await client.task
         assert type(gateway.exchanges[0].error) is kind
         assert client.received[0]["status"] == 502
@@ -438,6 +493,7 @@ async def test_what_cannot_be_written_as_http_is_refused(target: bytes, fields: 
 # Choosing an endpoint.
 
 
+@every_way
 async def test_an_endpoint_that_refuses_the_connection_is_passed_over() -> None:
     with refused_port() as dead:
         async with ScriptedUpstream(accepting(sending(close_frame(1000)))) as upstream:
@@ -484,9 +540,10 @@ async def test_a_transport_without_connections_is_passed_over() -> None:
     assert isinstance(gateway.exchanges[0].error, ConnectFailed)
 
 
+@every_way
 async def test_a_silent_upstream_is_504_and_not_tried_elsewhere() -> None:
     async with scripted(silent, timeout_s=0.05) as (gateway, upstream):
-        client = MessageClient(gateway)
+        client = calling(gateway)
         await client.task
         assert isinstance(gateway.exchanges[0].error, UpstreamTimeout) and client.received[0]["status"] == 504
         assert gateway.upstream.held == 0
@@ -494,6 +551,7 @@ async def test_a_silent_upstream_is_504_and_not_tried_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tls", "unix"])
+@every_way
 async def test_the_transport_of_the_endpoint_connects(kind: str, tmp_path: Path) -> None:
     authority = trustme.CA()
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -542,6 +600,7 @@ CODES = [
 
 
 @pytest.mark.parametrize(("code", "reason", "told"), CODES)
+@every_way
 async def test_the_upstreams_close_reaches_the_client(code: int, reason: str, told: int) -> None:
     async def close(connection: ServerConnection) -> None:
         await connection.send("last words")
@@ -556,6 +615,7 @@ async def test_the_upstreams_close_reaches_the_client(code: int, reason: str, to
 
 
 @pytest.mark.parametrize(("code", "reason", "told"), CODES)
+@every_way
 async def test_the_clients_close_reaches_the_upstream(code: int, reason: str, told: int) -> None:
     closes: asyncio.Queue[tuple[int | None, str | None]] = asyncio.Queue()
 
@@ -591,6 +651,7 @@ async def test_a_close_without_a_code_stays_one_as_far_as_asgi_can_say_it() -> N
 
 
 @pytest.mark.parametrize("left", [{"code": 1006}, {"code": 1005}], ids=["1006", "as uvicorn says it"])
+@every_way
 async def test_a_client_that_vanishes_is_1001_for_the_upstream(left: dict[str, int]) -> None:
     seen = []
 
@@ -606,6 +667,7 @@ async def test_a_client_that_vanishes_is_1001_for_the_upstream(left: dict[str, i
     assert gateway.exchanges[0].outcome == "client-left" and gateway.upstream.records == [("endpoint-0", True)]
 
 
+@every_way
 async def test_a_client_that_is_cut_is_1001_for_the_upstream() -> None:
     codes: asyncio.Queue[int | None] = asyncio.Queue()
 
@@ -619,6 +681,7 @@ async def test_a_client_that_is_cut_is_1001_for_the_upstream() -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
+@every_way
 async def test_an_upstream_that_vanishes_is_1011_for_the_client(how: str) -> None:
     async def talk(connection: ScriptedConnection) -> None:
         await connection.send(frame(TEXT, b"then"))
@@ -659,6 +722,7 @@ async def test_an_upstream_that_vanishes_is_1011_for_the_client(how: str) -> Non
         pytest.param(frame(BINARY, b"x" * 600, fin=False) + frame(CONT, b"x" * 401), 1009, 1009, id="too big together"),
     ],
 )
+@every_way
 async def test_an_upstream_that_breaks_the_rules_is_told_which(raw: bytes, to_upstream: int, to_client: int) -> None:
     seen = []
 
@@ -678,6 +742,7 @@ async def test_an_upstream_that_breaks_the_rules_is_told_which(raw: bytes, to_up
     ("message", "code"),
     [({"bytes": b"x" * 1001}, 1009), ({"text": "\u00e9" * 501}, 1009), ({"text": "\ud800"}, 1007)],
 )
+@every_way
 async def test_a_message_that_is_not_allowed_closes_both_sides(message: dict[str, Any], code: int) -> None:
     seen = []
 
@@ -775,6 +840,7 @@ async def test_silence_ends_both_sides() -> None:
     assert seen == [(CLOSE, (1001).to_bytes(2, "big") + b"idle timeout")]
 
 
+@every_way
 async def test_on_shutdown_both_sides_are_told() -> None:
     codes: asyncio.Queue[int | None] = asyncio.Queue()
 
@@ -794,6 +860,7 @@ async def test_on_shutdown_both_sides_are_told() -> None:
     assert len(gateway.live) == 0
 
 
+@every_way
 async def test_on_shutdown_a_handshake_under_way_is_told_as_well() -> None:
     go_on = asyncio.Event()
 
@@ -804,7 +871,7 @@ async def test_on_shutdown_a_handshake_under_way_is_told_as_well() -> None:
         await connection.send(frame(*await read_frame(connection)))
 
     async with scripted(script) as (gateway, upstream):
-        client = MessageClient(gateway)
+        client = calling(gateway)
         await upstream.connection()
         gateway.live.close_all(1012, "restart")
         go_on.set()
@@ -918,10 +985,11 @@ async def test_pings_of_an_upstream_that_takes_nothing_do_not_fill_memory() -> N
 # Leaving and cancelling.
 
 
+@every_way
 async def test_a_client_that_leaves_during_the_handshake_leaves_nothing_open() -> None:
     async with scripted(silent) as (gateway, upstream):
         before = set(asyncio.all_tasks())
-        client = MessageClient(gateway)
+        client = calling(gateway)
         connection = await upstream.connection()
         await until(lambda: b"\r\n\r\n" in connection.received)
         client.leave()
@@ -974,6 +1042,7 @@ async def test_a_refusal_that_takes_too_long_is_cut() -> None:
         assert isinstance(gateway.exchanges[0].error, ResponseBroken) and gateway.upstream.held == 0
 
 
+@every_way
 async def test_a_message_before_the_accept_is_kept() -> None:
     seen = []
 
@@ -982,7 +1051,7 @@ async def test_a_message_before_the_accept_is_kept() -> None:
         await connection.send(close_frame(1000))
 
     async with scripted(accepting(talk)) as (gateway, _):
-        client = MessageClient(gateway)
+        client = calling(gateway)
         client.text("eager")
         await client.task
     assert seen == [(TEXT, b"eager")]
@@ -1091,6 +1160,7 @@ async def in_process(scope: Scope, receive: Receive, send: Send) -> None:
         await send({**message, "type": "websocket.send"})
 
 
+@every_way
 async def test_an_application_in_the_process_takes_over_when_the_remote_one_is_down() -> None:
     transport = AsgiTransport(in_process)
     with refused_port() as dead:

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.exchange import WHOLE_FOLLOWS
 from gateway.server.limits import Limits
+from gateway.server.protocol import DRAIN_GRACE_S
 from tests.server.serving import Echo, read_body, serving, status_of, until
 from tests.support.messages import answering
 
@@ -591,6 +592,7 @@ async def test_draining_closes_idle_connections_and_finishes_running_exchanges()
         served.connections.draining = True
         for connection in list(served.state.connections):
             connection.shutdown()
+        served.pass_time(DRAIN_GRACE_S)
         assert await idle.rest() == b""
         go_on.set()
         answer = await busy.rest()
@@ -598,3 +600,34 @@ async def test_draining_closes_idle_connections_and_finishes_running_exchanges()
         assert answer.endswith(b"ok")
         await idle.close()
         await busy.close()
+
+
+async def test_requests_that_are_on_their_way_when_draining_begins_are_answered() -> None:
+    app = answering(200, [(b"content-length", b"2")], [b"ok"])
+    async with serving(app) as served:
+        new, used = await served.connect(), await served.connect()
+        used.write(GET)
+        await used.answer()
+        await until(lambda: len(served.connections) == 2)
+        served.connections.draining = True
+        for connection in list(served.state.connections):
+            connection.shutdown()
+        late = await served.connect()
+        for client in (new, used, late):
+            client.write(GET)
+            answer = await client.rest()
+            assert b"connection: close" in answer
+            assert answer.endswith(b"ok")
+            await client.close()
+
+
+async def test_no_websocket_begins_while_draining() -> None:
+    async with serving(Echo()) as served:
+        client = await served.connect()
+        served.connections.draining = True
+        fields = (b"Connection: upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13")
+        client.write(asking(b"/", *fields, b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="))
+        answer = await client.rest()
+        assert status_of(answer) == 503
+        assert b"retry-after" in answer.lower()
+        await client.close()

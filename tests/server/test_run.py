@@ -23,7 +23,7 @@ from gateway.config.load import load_config
 from gateway.server.reload import differences, with_overrides
 
 ROOT = Path(__file__).parent.parent.parent
-TIMEOUT_S = 30.0
+TIMEOUT_S = 20.0
 
 SERVER = '[server]\nbind = "127.0.0.1:0"\n'
 
