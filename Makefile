@@ -9,7 +9,7 @@ CONFIG ?= routes.toml
 FAIL_UNDER := 90
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test soak check format lint types imports coverage bench profile clean
+.PHONY: help install run test soak check format lint types imports coverage docs bench profile clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ imports: $(STAMP)
 
 coverage: $(STAMP)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not soak" --cov --cov-report=term:skip-covered --cov-fail-under=$(FAIL_UNDER)
+
+docs: $(STAMP)  ## write docs/configuration.md anew from the schema
+	@$(BIN)/python docs/generate.py
 
 bench: $(STAMP)  ## requests per CPU-second against uvicorn, httpx, and nginx, HAProxy, Caddy where installed
 	@$(BIN)/python -m benchmarks $(BENCH)

@@ -21,15 +21,16 @@ INTRODUCTION = """\
 
 <!-- Made by docs/generate.py from the schema: change the descriptions there, then run `make docs`. -->
 
-Everything stands in one TOML file, `routes.toml` unless another is named. `gateway check` reports every problem of it as
-`file:line:column: key: message`; unknown keys are errors, and no key is accepted and ignored. `gateway schema` prints the
-JSON Schema from which editors complete and check, and from which this page is made.
+Everything stands in one TOML file, `routes.toml` unless another is named. `gateway check` reports every problem of it
+as `file:line:column: key: message`; unknown keys are errors, and no key is accepted and ignored. `gateway schema`
+prints the JSON Schema from which editors complete and check, and from which this page is made.
 
-**Values.** Durations are strings with a unit: `"250ms"`, `"10s"`, `"5m"`, `"1h"`. Sizes too: `"512B"`, `"64KiB"`, `"10MiB"`,
-`"1GiB"`. Bare numbers are refused for both. Types are strict: `"yes"` is no boolean, `"5"` no number.
+**Values.** Durations are strings with a unit: `"250ms"`, `"10s"`, `"5m"`, `"1h"`. Sizes too: `"512B"`, `"64KiB"`,
+`"10MiB"`, `"1GiB"`. Bare numbers are refused for both. Types are strict: `"yes"` is no boolean, `"5"` no number.
 
-**Environment.** `${NAME}` and `${NAME:-default}` in any string come from the environment; `$${` is a literal `${`. A string
-that is one `${NAME}` may stand for a number or a boolean. A name that is not set and has no default is an error.
+**Environment.** `${NAME}` and `${NAME:-default}` in any string come from the environment; `$${` is a literal `${`. A
+string that is one `${NAME}` may stand for a number or a boolean. A name that is not set and has no default is an
+error.
 
 **Paths** of files are relative to the folder of the configuration file.
 
@@ -47,31 +48,56 @@ upstream = "http://127.0.0.1:9001"
 
 # Where a table stands, its class in the schema, and what to say beside its own description.
 TABLES = (
-    ("[server]", "ServerConfig", "In another application only `trusted_proxies`, `client_ip_from`, `request_id_header`, "
-     "`via` and `access_log` apply, and of the limits those that ASGI lets one enforce: see [embedding](embedding.md)."),
-    ("[server.limits]", "LimitsConfig", "Each is answered with the status named, before an upstream hears of it."),
+    (
+        "[server]",
+        "ServerConfig",
+        "In another application only `trusted_proxies`, `client_ip_from`, `request_id_header`, `via` and "
+        "`access_log` apply, and of the limits those that ASGI lets one enforce: see "
+        "[embedding](embedding.md).",
+    ),
+    ("[server.limits]", "LimitsConfig", "The statuses are what the client gets."),
     ("[server.overload]", "OverloadConfig", ""),
     ("[server.tls]", "TlsConfig", ""),
     ("[[server.tls.certificates]]", "CertificateConfig", ""),
-    ("[admin]", "AdminConfig", "Without a token only `GET /live`, `/ready` and `/metrics` are served, and only for a "
-     "loopback Host; `/live` and `/ready` never need one. See [operations](operations.md#the-admin-listener)."),
+    (
+        "[admin]",
+        "AdminConfig",
+        "Without a token only `GET /live`, `/ready` and `/metrics` are served, and only for a loopback Host; "
+        "`/live` and `/ready` never need one. See [operations](operations.md#the-admin-listener).",
+    ),
     ("[cache]", "CacheStoreConfig", "What is cached is decided by [`cache`](#routescache) of each route."),
-    ("[upstreams.NAME]", "UpstreamConfig", "A named group of servers. A route may also name an endpoint URL in place: it "
-     "is an upstream with the defaults below, shared by all routes that name it."),
+    (
+        "[upstreams.NAME]",
+        "UpstreamConfig",
+        "A named group of servers. A route may also name an endpoint URL in place: it is an upstream with the "
+        "defaults below, shared by all routes that name it.",
+    ),
     ("[[upstreams.NAME.endpoints]]", "EndpointConfig", "A string stands for a table with only `url`."),
     ("[upstreams.NAME.sticky]", "StickyConfig", ""),
     ("[upstreams.NAME.tls]", "UpstreamTlsConfig", ""),
     ("[upstreams.NAME.health]", "HealthConfig", ""),
     ("[upstreams.NAME.outlier]", "OutlierConfig", ""),
-    ("[[routes]]", "RouteConfig", "Conditions and exactly one action; [routing](routing.md) says which route wins. Every "
-     "route also takes the [policies](#policies) below."),
-    ("[routes.when]", "WhenConfig", 'Values: `"*"` is present with any value, `"~..."` a regular expression matched from '
-     "the start (needs the extra `regex`), anything else the very value."),
+    (
+        "[[routes]]",
+        "RouteConfig",
+        "Conditions and exactly one action; [routing](routing.md) says which route wins. Every route also "
+        "takes the [policies](#policies) below.",
+    ),
+    (
+        "[routes.when]",
+        "WhenConfig",
+        'Values: `"*"` is present with any value, `"~..."` a regular expression matched from the start (needs '
+        "the extra `regex`), anything else the very value.",
+    ),
     ("[[routes.split]]", "SplitTarget", ""),
     ("[routes.redirect]", "RedirectConfig", ""),
     ("[routes.respond]", "RespondConfig", ""),
-    ("Policies", "Policies", "Keys of `[[routes]]`, and of `[defaults]`, where they hold for every route that does not have "
-     "the key itself. A key of a route replaces the whole key of the defaults."),
+    (
+        "Policies",
+        "Policies",
+        "Keys of `[[routes]]`, and of `[defaults]`, where they hold for every route that does not have the "
+        "key itself. A key of a route replaces the whole key of the defaults.",
+    ),
     ("[routes.retry]", "RetryConfig", ""),
     ("[routes.websocket]", "WebSocketConfig", ""),
     ("[routes.mirror]", "MirrorConfig", ""),
@@ -89,7 +115,7 @@ TABLES = (
     ("[routes.auth.forward]", "ForwardAuth", ""),
     ("[routes.cors]", "CorsConfig", ""),
     ("[routes.rate_limit]", "RateLimitConfig", ""),
-)  # fmt: skip
+)
 
 HEADINGS = {class_name: heading for heading, class_name, _ in TABLES}
 
@@ -101,7 +127,9 @@ def reference() -> str:
     missing = set(found) - set(HEADINGS) - {"routes.toml"}
     if missing:
         raise SystemExit(f"docs/generate.py: no heading for {', '.join(sorted(missing))}")
-    contents = "\n".join(f"- [`{h}`](#{anchor(h)})" if h != "Policies" else f"- [{h}](#{anchor(h)})" for h in _headings())
+    contents = "\n".join(
+        f"- [`{h}`](#{anchor(h)})" if h != "Policies" else f"- [{h}](#{anchor(h)})" for h in _headings()
+    )
     sections = [_section(heading, found[name], name, note) for heading, name, note in TABLES]
     return INTRODUCTION + contents + "\n\n" + "\n".join(sections)
 

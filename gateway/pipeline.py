@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,15 +39,8 @@ from gateway.config.document import Config
 from gateway.config.policies import CacheConfig
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.routes import RouteConfig
-from gateway.config.upstreams import UpstreamConfig
 from gateway.errors import Forbidden, GatewayError
 from gateway.exchange import SCOPE_KEY, Exchange, ResponseRule
-from gateway.http.cache_key import QuerySetting
-from gateway.http.cookies import CookieRewrite
-from gateway.http.fields import Fields
-from gateway.http.forwarded import forwarding_fields, via_value
-from gateway.http.header_rules import HeaderRules
-from gateway.http.location import upstream_authorities
 from gateway.http.networks import Networks
 from gateway.middleware.access import AccessMiddleware
 from gateway.middleware.admission import Admission
@@ -55,19 +48,15 @@ from gateway.middleware.auth import AuthMiddleware
 from gateway.middleware.cache import CacheMiddleware
 from gateway.middleware.compression import COMPRESSIBLE_TYPES, CompressionMiddleware
 from gateway.middleware.concurrency import ConcurrencyMiddleware
-from gateway.middleware.cookies import make_cookies_rule
 from gateway.middleware.cors import CorsRule, PreflightMiddleware
 from gateway.middleware.decompression import DecompressionMiddleware
 from gateway.middleware.exchange import ExchangeMiddleware
-from gateway.middleware.headers import make_headers_rule, make_request_rule
-from gateway.middleware.location import make_location_rule
 from gateway.middleware.overload import OverloadMiddleware
 from gateway.middleware.rate_limit import RateLimitMiddleware
-from gateway.middleware.security_headers import make_security_headers_rule
 from gateway.proxy.fixed import RedirectHandler, RespondHandler
 from gateway.proxy.handler import ProxyHandler
 from gateway.proxy.mirror import MirrorHandler
-from gateway.proxy.outbound import FieldsMaker, Outbound
+from gateway.proxy.outbound import Outbound
 from gateway.proxy.retry import NO_RETRY, RetryPolicy, conditions
 from gateway.proxy.split import SplitHandler
 from gateway.proxy.websocket import WebSocketProxy, WebSocketSettings
@@ -76,8 +65,9 @@ from gateway.routes import route_rule, target_rewrite, upstream_names
 from gateway.runtime import Runtime
 from gateway.upstream.balancing import make_key
 from gateway.upstream.pool import Upstream
-from gateway.wiring import upstream_settings
-from gateway.wiring_access import authenticator, identity_fields
+from gateway.wiring.access import authenticator, identity_fields
+from gateway.wiring.rules import added_fields, answer_rules, cache_query, request_rule, response_rules
+from gateway.wiring.upstreams import upstream_settings
 
 logger = logging.getLogger("gateway")
 
@@ -221,7 +211,7 @@ class _Compiler:
             return old
         route = Route(config)
         route.upstreams = upstreams
-        route.response_rules = tuple(_response_rules(config))
+        route.response_rules = tuple(response_rules(config))
         route.app = self._stack(route, config)
         return route
 
@@ -305,7 +295,7 @@ class _Compiler:
             stale_while_revalidate_s=cache.stale_while_revalidate,
             stale_if_error_s=cache.stale_if_error,
             vary=cache.vary,
-            query=_query(cache),
+            query=cache_query(cache),
             cookies=cache.cookies,
             request_cookie=cache.request_cookie,
             set_cookie=cache.set_cookie,
@@ -347,8 +337,13 @@ class _Compiler:
         assert runtime.client_watch is not None
         outbound = Outbound(
             make_rewrite=lambda base_path: target_rewrite(config, base_path),
-            add=_added_fields(self._config, runtime),
-            rule=_request_rule(config),
+            add=(
+                added_fields(
+                    pseudonym=self._config.server.via or runtime.pseudonym,
+                    request_id_header=self._config.server.request_id_header,
+                ),
+            ),
+            rule=request_rule(config),
             host_header=config.host_header,
             protected=identity_fields(config.auth, self._config.server.tls),
         )
@@ -373,7 +368,7 @@ class _Compiler:
                 backoff_s=retry.backoff,
             ),
             hidden=hidden,
-            answer_rules=tuple(_answer_rules(config, self._config.upstreams[name])),
+            answer_rules=tuple(answer_rules(config, self._config.upstreams[name])),
             rng=runtime.rng,
         )
         if config.websocket is None:
@@ -411,76 +406,6 @@ async def _forbidden(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
     raise NotImplementedError
-
-
-def _response_rules(config: RouteConfig) -> Iterator[ResponseRule]:
-    """What happens to every answer of a route, in order."""
-    if config.security_headers is not None:
-        yield make_security_headers_rule(**config.security_headers.model_dump())
-    if config.cors is not None:
-        cors = config.cors
-        yield CorsRule(origins=cors.origins, expose=cors.expose, credentials=cors.credentials)
-    rules = config.response_headers
-    if rules.set or rules.add or rules.remove:
-        yield make_headers_rule(HeaderRules(set=rules.set, add=rules.add, remove=rules.remove))
-
-
-def _answer_rules(config: RouteConfig, upstream: UpstreamConfig) -> Iterator[ResponseRule]:
-    """What happens to the answers of one upstream before anything stores them."""
-    rewrites = [target_rewrite(config, endpoint.base_path.encode("ascii")) for endpoint in upstream.endpoints]
-    # Endpoints with different base paths: a reference is mapped back by the first that knows its path.
-    bases = list(dict.fromkeys(endpoint.base_path for endpoint in upstream.endpoints))
-
-    def public_path(path: bytes) -> bytes | None:
-        return next((public for rewrite in rewrites[: len(bases)] if (public := rewrite.public_path(path))), None)
-
-    urls = [endpoint.url for endpoint in upstream.endpoints if endpoint.scheme in ("http", "https")]
-    authorities = upstream_authorities([*urls, "http://localhost"] if len(urls) < len(upstream.endpoints) else urls)
-    if config.rewrite_location:
-        yield make_location_rule(authorities, public_path)
-    cookies = config.rewrite_cookies
-    hosts = [endpoint.host for endpoint in upstream.endpoints]
-    yield make_cookies_rule(
-        CookieRewrite(
-            domain=cookies.domain,
-            path=cookies.path,
-            secure=cookies.secure,
-            same_site=cookies.same_site,
-            upstream_hosts=hosts,
-            public_path=public_path if config.rewrite_location else None,
-        )
-    )
-
-
-def _request_rule(config: RouteConfig) -> Any:
-    rules = config.request_headers
-    if not (rules.set or rules.add or rules.remove):
-        return None
-    return make_request_rule(HeaderRules(set=rules.set, add=rules.add, remove=rules.remove))
-
-
-def _added_fields(config: Config, runtime: Runtime) -> tuple[FieldsMaker, ...]:
-    """The fields that every request gets on its way out."""
-    pseudonym = config.server.via or runtime.pseudonym
-    request_id_name = config.server.request_id_header.lower().encode("ascii")
-
-    def added(scope: Scope, exchange: Exchange) -> Fields:
-        return [
-            *forwarding_fields(exchange.chain, exchange.peer, exchange.public_host, exchange.scheme),
-            (b"via", via_value(scope["http_version"], pseudonym)),
-            (request_id_name, exchange.request_id.encode("ascii")),
-        ]
-
-    return (added,)
-
-
-def _query(cache: CacheConfig) -> QuerySetting:
-    query = cache.query
-    if isinstance(query, str):
-        return query
-    if query.only is not None:
-        return {"only": query.only, "sort": query.sort}
-    return {"except": query.except_ or (), "sort": query.sort}
 
 
 def _with_middleware(app: ASGIApp, route: str, name: str, arguments: dict[str, Any]) -> ASGIApp:

@@ -25,7 +25,7 @@ from gateway.upstream.fetch import Fetcher
 from gateway.upstream.http1 import Http1Transport
 from gateway.upstream.pool import Upstream
 from gateway.upstream.settings import UpstreamSettings
-from gateway.wiring import transport_factory
+from gateway.wiring.upstreams import transport_factory
 
 PSEUDONYM_VARIABLE = "GATEWAY_VIA"
 """Where the workers of one start find their common pseudonym."""

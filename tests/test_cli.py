@@ -38,6 +38,7 @@ name = "guarded"
 path = "/*"
 upstream = "http://127.0.0.1:9001"
 cache = true
+auth = { api_key = { keys = { ada = "s3cret-key" } } }
 request_headers = { set = { Authorization = "Basic s3cret-header" } }
 rate_limit = { rate = "10/s", store = "redis://:s3cret-limit@127.0.0.1/1" }
 middleware = [{ use = "starlette.middleware.sessions:SessionMiddleware", args = { secret_key = "s3cret-session" } }]

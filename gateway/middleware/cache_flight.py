@@ -269,7 +269,7 @@ class Flight:
         if not self.is_shareable():
             self._remember_alone(ALONE_S)
         if not message.get(WHOLE_FOLLOWS):
-            self.decided.set()
+            self._tell()
 
     async def _go_alone(self, message: Message, judgement: Judgement, stale: Entry | None) -> None:
         status = message["status"]
@@ -303,7 +303,7 @@ class Flight:
             self._tower.land(self)
             if judgement.directives.no_store or judgement.directives.private:
                 await self._tower.store.drop(self.request.key, stale)
-        self.decided.set()
+        self._tell()
 
     async def _on_body(self, piece: bytes, more: bool) -> None:
         body = self.body
@@ -315,7 +315,7 @@ class Flight:
                 self._tower.gathered_bytes += len(piece)
         if more:
             body.append(piece)
-            self.decided.set()
+            self._tell()
             if not self._gathering:
                 await body.wait_for_readers()
                 if not body.readers:
@@ -327,7 +327,7 @@ class Flight:
         body.finish(piece)
         if self._gathering:
             await self._store()
-        self.decided.set()
+        self._tell()
 
     def _outgrow(self) -> None:
         """Too large to be kept: those who read it get the rest, at the pace of the slowest."""
@@ -358,14 +358,14 @@ class Flight:
         kept = self._tower.store.put_now(self.request.key, entry, now)
         if kept is None:
             # Readers have all they need: the store may take its time.
-            self.decided.set()
+            self._tell()
             kept = await self._tower.store.put(self.request.key, entry, now)
         if kept and self.is_shareable():
             self._tower.forget_alone(self.request.key)
 
     def _decide(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self.decided.set()
+        self._tell()
         self.body.wake()
 
     def _fail(self, error: Exception) -> None:

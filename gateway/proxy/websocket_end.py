@@ -47,6 +47,7 @@ class End(asyncio.Protocol):
         "_dropped_messages",
         "_feed",
         "_is_quiet",
+        "_is_tls",
         "_last_words",
         "_next_ping",
         "_pinged_at",
@@ -78,6 +79,7 @@ class End(asyncio.Protocol):
         self._connection = cast(Connection, None)
         self._feed: Callable[[bytes], bytes] = self.flow.feed
         self._write: Callable[[bytes], object] = _nothing
+        self._is_tls = False
         self._is_quiet = False
         """Nothing from it is passed on any more, but the rest of a frame that has begun."""
         self._last_words = b""
@@ -92,6 +94,7 @@ class End(asyncio.Protocol):
     def begin(self, connection: Connection) -> None:
         """Take over a connection."""
         self._connection = connection
+        self._is_tls = connection.get_extra_info("ssl_object") is not None
 
     def start(self) -> None:
         """From now on bytes may come: both ends have begun."""
@@ -172,7 +175,7 @@ class End(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._on_gone()
         # Its close frame may still be answered. TLS knows no half-closed connections here.
-        return self._connection.get_extra_info("ssl_object") is None
+        return not self._is_tls
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.lost:

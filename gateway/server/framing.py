@@ -105,7 +105,7 @@ class HeadReader:
         if len(words) != 3:
             raise BadRequest("the request line is not three words with a space between")
         self.method, self.target, version = words
-        # A client mostly repeats its header section to the byte: what was judged once needs no parser, which saves 2 us.
+        # A client mostly repeats its header section to the byte: what was judged once needs no parser. Saves 2 us.
         if (
             head[line_end:] == self._plain_block
             and self.method == b"GET"

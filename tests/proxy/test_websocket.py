@@ -702,9 +702,6 @@ async def test_an_upstream_that_vanishes_is_1011_for_the_client(how: str) -> Non
 @pytest.mark.parametrize(
     ("raw", "to_upstream", "to_client"),
     [
-        pytest.param(frame(TEXT, b"\xff\xfe"), 1007, 1011, id="not UTF-8"),
-        pytest.param(frame(TEXT, b"\xe2\x82", fin=False) + frame(CONT), 1007, 1011, id="UTF-8 cut short"),
-        pytest.param(frame(TEXT, b"\xed\xa0\x80"), 1007, 1011, id="surrogate"),
         pytest.param(frame(3, b"x"), 1002, 1011, id="unknown opcode"),
         pytest.param(frame(CONT, b"x"), 1002, 1011, id="nothing to continue"),
         pytest.param(frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"), 1002, 1011, id="interrupted"),
@@ -724,6 +721,10 @@ async def test_an_upstream_that_vanishes_is_1011_for_the_client(how: str) -> Non
 )
 @every_way
 async def test_an_upstream_that_breaks_the_rules_is_told_which(raw: bytes, to_upstream: int, to_client: int) -> None:
+    await _breaks_the_rules(raw, to_upstream, to_client)
+
+
+async def _breaks_the_rules(raw: bytes, to_upstream: int, to_client: int) -> None:
     seen = []
 
     async def talk(connection: ScriptedConnection) -> None:
@@ -739,11 +740,32 @@ async def test_an_upstream_that_breaks_the_rules_is_told_which(raw: bytes, to_up
 
 
 @pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(frame(TEXT, b"\xff\xfe"), id="not UTF-8"),
+        pytest.param(frame(TEXT, b"\xe2\x82", fin=False) + frame(CONT), id="UTF-8 cut short"),
+        pytest.param(frame(TEXT, b"\xed\xa0\x80"), id="surrogate"),
+    ],
+)
+@in_ways(MESSAGES, RELAY)
+async def test_an_upstream_whose_texts_are_none_is_told_so(raw: bytes) -> None:
+    await _breaks_the_rules(raw, 1007, 1011)
+
+
+@pytest.mark.parametrize(
     ("message", "code"),
-    [({"bytes": b"x" * 1001}, 1009), ({"text": "\u00e9" * 501}, 1009), ({"text": "\ud800"}, 1007)],
+    [({"bytes": b"x" * 1001}, 1009), ({"text": "\u00e9" * 501}, 1009)],
 )
 @every_way
 async def test_a_message_that_is_not_allowed_closes_both_sides(message: dict[str, Any], code: int) -> None:
+    await _is_not_allowed(message, code)
+
+
+async def test_a_text_without_utf8_closes_both_sides() -> None:
+    await _is_not_allowed({"text": "\ud800"}, 1007)
+
+
+async def _is_not_allowed(message: dict[str, Any], code: int) -> None:
     seen = []
 
     async def talk(connection: ScriptedConnection) -> None:

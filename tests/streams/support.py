@@ -29,22 +29,23 @@ CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 @contextlib.asynccontextmanager
 async def running(config: Mapping[str, Any], server: str = OWN) -> AsyncIterator[tuple[Gateway, int, str]]:
     """A gateway under one of ``SERVERS``: itself, its port, and the prefix under which its paths are."""
-    if server == OWN:
-        async with support.serving(config) as served:
+    if server == WSPROTO:
+        gateway = support.make_gateway(config)
+        async with uvicorn_support.serving(gateway, ws="wsproto") as url:
+            try:
+                yield gateway, int(url.rpartition(":")[2]), ""
+            finally:
+                await gateway.aclose(1.0)
+    elif server == MOUNTED:
+
+        def mount(gateway: Gateway) -> ASGIApp:
+            return Starlette(routes=[Mount("/mounted", gateway)])
+
+        async with support.serving(config, server=support.UVICORN, mounted=mount, lifespan=False) as served:
+            yield served.gateway, served.port, "/mounted"
+    else:
+        async with support.serving(config, server=support.GATEWAY if server == OWN else support.UVICORN) as served:
             yield served.gateway, served.port, ""
-        return
-    gateway = support.make_gateway(config)
-    app: ASGIApp = gateway
-    prefix = ""
-    if server == MOUNTED:
-        prefix = "/mounted"
-        app = Starlette(routes=[Mount(prefix, gateway)])
-    protocol = "wsproto" if server == WSPROTO else "websockets-sansio"
-    async with uvicorn_support.serving(app, ws=protocol) as url:
-        try:
-            yield gateway, int(url.rpartition(":")[2]), prefix
-        finally:
-            await gateway.aclose(1.0)
 
 
 @contextlib.asynccontextmanager
@@ -146,6 +147,8 @@ class RawClient:
                 code = struct.unpack("!H", payload[:2])[0] if payload else None
                 found.append(("close", code))
                 await self.send(frame(CLOSE, payload))
+                with contextlib.suppress(OSError):
+                    self.writer.write_eof()
             if close_after is not None and found[-1:] == [close_after]:
                 close_after = None
                 await self.send(close(1000))

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.types import Message
-from websockets.frames import OP_CLOSE, OP_CONT, OP_TEXT, Frame
+from websockets.exceptions import InvalidState
+from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Side
 from websockets.protocol import Protocol as FrameProtocol
 
@@ -68,13 +69,14 @@ class WireClient:
         self.task = asyncio.create_task(self._run())
 
     def feed(self, message: Message) -> None:
-        """Send a message."""
+        """Send a message, unless the WebSocket is closed."""
         data = message.get("bytes")
-        if data is None:
-            self._frames.send_text(message["text"].encode())
-        else:
-            self._frames.send_binary(data)
-        self._flush()
+        with contextlib.suppress(InvalidState):
+            if data is None:
+                self._frames.send_text(message["text"].encode())
+            else:
+                self._frames.send_binary(data)
+            self._flush()
 
     def text(self, text: str) -> None:
         """Send a text message."""
@@ -133,21 +135,27 @@ class WireClient:
             for frame in self._frames.events_received():
                 assert isinstance(frame, Frame)
                 self._on_frame(frame)
+            if self._frames.parser_exc is not None and self._frames.close_rcvd is not None:
+                # The parser takes no close frame inside a message, as RFC 6455 section 5.4 allows it.
+                self._take_close()
             self._flush()
 
     def _on_frame(self, frame: Frame) -> None:
-        if frame.opcode == OP_CLOSE:
-            close = self._frames.close_rcvd
-            assert close is not None
-            self._take({"type": "websocket.close", "code": int(close.code), "reason": close.reason})
-        elif frame.opcode in (OP_CONT, 1, 2):
-            if frame.opcode != OP_CONT:
-                self._partial, self._is_text = [], frame.opcode == OP_TEXT
+        if frame.opcode is Opcode.CLOSE:
+            self._take_close()
+        elif frame.opcode in (Opcode.CONT, Opcode.TEXT, Opcode.BINARY):
+            if frame.opcode is not Opcode.CONT:
+                self._partial, self._is_text = [], frame.opcode is Opcode.TEXT
             self._partial.append(bytes(frame.data))
             if frame.fin:
                 data = b"".join(self._partial)
                 whole = {"text": data.decode()} if self._is_text else {"bytes": data}
                 self._take({"type": "websocket.send", **whole})
+
+    def _take_close(self) -> None:
+        close = self._frames.close_rcvd
+        assert close is not None
+        self._take({"type": "websocket.close", "code": int(close.code), "reason": close.reason})
 
     def _take(self, message: Message) -> None:
         self.received.append(message)
