@@ -42,8 +42,16 @@ Edit {config} while it runs: a change takes effect at once. Ctrl-C stops everyth
 
 
 def main() -> int:
-    """Run until interrupted; the exit status is that of the gateway when it fails to start."""
+    """Run until interrupted; the exit status is 1 when something fails to start."""
     config = sys.argv[1] if len(sys.argv) > 1 else "routes.toml"
+    try:
+        host, port = gateway_address(config)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except StartFailed as failure:
+        print(f"demo: {failure}", file=sys.stderr)
+        return 1
     busy = [port for port in SERVICES if is_listening("127.0.0.1", port)]
     if busy:
         print(f"demo: port {busy[0]} is in use already: stop what listens there and try again", file=sys.stderr)
@@ -52,12 +60,11 @@ def main() -> int:
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, raise_interrupt))
         try:
             services = [
-                stack.enter_context(running([*module, "--port", str(port)])) for port, module in SERVICES.items()
+                stack.enter_context(running([*module, "--port", str(number)])) for number, module in SERVICES.items()
             ]
-            for port, service in zip(SERVICES, services, strict=True):
-                wait_until_listening("127.0.0.1", port, service)
+            for number, service in zip(SERVICES, services, strict=True):
+                wait_until_listening("127.0.0.1", number, service)
             gateway = stack.enter_context(running(["gateway", "run", config]))
-            host, port = gateway_address(config)
             wait_until_listening(host, port, gateway)
             base = f"http://{host}:{port}"
             print(TO_TRY.format(base=base, shop_pid=services[0].pid, config=config, python=sys.executable), flush=True)
@@ -79,7 +86,7 @@ def raise_interrupt(signum: int, frame: object) -> None:
 
 
 def gateway_address(config: str) -> tuple[str, int]:
-    """The first TCP address that ``config`` binds."""
+    """The first TCP address that ``config`` binds. Raises StartFailed, and ValueError when it is not valid."""
     from gateway import load_config
 
     for bind in load_config(config).server.bind:

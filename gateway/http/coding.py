@@ -297,8 +297,8 @@ class BoundedDecoder:
             for start in range(0, len(piece), self._SLICE_BYTES):
                 output = layer.decode(piece[start : start + self._SLICE_BYTES], self.PIECE_BYTES)
                 yield output
-                # One that had no room for more may have taken all of its input.
-                while layer.pending or len(output) > self.PIECE_BYTES:
+                # One that has taken all of its input may hold more: brotli's gives 32 KiB at a time, and does not say so.
+                while output or layer.pending:
                     output = layer.decode(b"", self.PIECE_BYTES)
                     yield output
 

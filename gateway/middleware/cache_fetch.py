@@ -6,7 +6,7 @@ import asyncio
 import copy
 import logging
 
-from gateway.errors import CapacityError, ClientError, GatewayError, InternalError, UpstreamError
+from gateway.errors import CapacityError, ClientError, ClientLeft, GatewayError, InternalError, UpstreamError
 from gateway.http.cache_status import Forward
 from gateway.http.caching import may_answer_error
 from gateway.http.fields import without
@@ -97,7 +97,9 @@ class Fetcher:
         reader = flight.join()
         self.cache.start(flight)
         try:
-            await flight.decided.wait()
+            await flight.leader_may_go.wait()
+            if not flight.decided.is_set():
+                raise ClientLeft("the client left before there was an answer")
             if flight.outcome == "alone":
                 note(request.exchange, "miss", flight.judgement.reason if flight.judgement is not None else "")
                 await flight.ended.wait()

@@ -74,6 +74,8 @@ class Flight:
         self.led = led
         self.requested_at = tower.clock()
         self.decided = asyncio.Event()
+        self.leader_may_go = asyncio.Event()
+        """Set with ``decided``, or when the client that leads has left before that."""
         self.ended = asyncio.Event()
         self.outcome: Outcome = ""
         self.status: int | None = None
@@ -211,6 +213,7 @@ class Flight:
         message = await self.request.receive()
         if message["type"] == "http.disconnect":
             self.leader_left = True
+            self.leader_may_go.set()
             self.body.wake()
             if self._goes_on_without_leader():
                 await self.ended.wait()
@@ -236,7 +239,7 @@ class Flight:
                 await self.request.send(message)
         elif kind == "http.response.body":
             await self._on_body(message.get("body", b""), message.get("more_body", False))
-        elif self.led and self.status is None:
+        elif self.led and self.status is None and not self.leader_left:
             # An interim answer: for whoever asked.
             await self.request.send(message)
 
@@ -279,6 +282,8 @@ class Flight:
             # The resource has another state now, and not one to be kept: the old one is no use either.
             await self._tower.store.drop(self.request.key, stale)
         self._decide("alone")
+        if self.leader_left:
+            raise ClientLeft("the only client that the answer is for has left")
         if self.led:
             fields = [*self.head, *self.plan.status_fields(self)]
             await self.request.send({**message, "headers": fields})
@@ -367,6 +372,10 @@ class Flight:
         self.outcome = outcome
         self._tell()
         self.body.wake()
+
+    def _tell(self) -> None:
+        self.decided.set()
+        self.leader_may_go.set()
 
     def _fail(self, error: Exception) -> None:
         self.error = error

@@ -25,6 +25,7 @@ from gateway.http.coding import (
 )
 from gateway.http.fields import Fields, add_vary, get_joined, without
 from gateway.http.negotiation import IDENTITY, choose_coding, is_accepted, parse_codings
+from gateway.middleware.asgi3 import asgi3
 from gateway.middleware.decoding import PacedSteps
 
 COMPRESSIBLE_TYPES = (
@@ -90,6 +91,7 @@ class CompressionMiddleware:
         self._type_trees = tuple(name.lower().encode()[:-1] for name in types if name.endswith("/*"))
 
     # A plain function: there is nothing to do after the application, and a coroutine would cost 0.5 us.
+    @asgi3
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
             return self.app(scope, receive, send)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -82,9 +83,10 @@ def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | N
 
     os.environ.setdefault(SECRET_VARIABLE, os.urandom(32).hex())
     try:
-        with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
+        with contextlib.ExitStack() as stack:
             if workers > 1:
-                os.environ.setdefault(METRICS_VARIABLE, folder)
+                # Only for several: one alone runs without a place to write to.
+                os.environ.setdefault(METRICS_VARIABLE, stack.enter_context(_metrics_folder()))
             serve(
                 make_app,
                 binds=[str(bind) for bind in server.bind],
@@ -101,6 +103,13 @@ def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | N
             )
     except (BindFailed, StartFailed, TlsError, ConfigError) as error:
         raise RunFailed(str(error)) from error
+
+
+def _metrics_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="gateway-metrics-")
+    except OSError as error:
+        raise RunFailed(f"several workers need a folder for temporary files: {error.strerror or error}") from error
 
 
 class ServedGateway(Gateway):

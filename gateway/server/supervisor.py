@@ -87,8 +87,8 @@ class Supervisor:
         previous = {number: signal.signal(number, self._on_signal) for number in _HANDLED}
         previous_fd = signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         try:
-            for _ in range(self._count):
-                self._start()
+            # The others when it is ready: what keeps one from starting is then said once.
+            self._start()
             while self._processes or self._retiring or not self._stop_signals:
                 self._wait()
                 self._handle_signals()
@@ -166,7 +166,7 @@ class Supervisor:
         for process in self._processes.values():
             if process.ready_pipe in readable and os.read(process.ready_pipe, 16):
                 process.ready = True
-        if self._on_ready is not None and self._processes and all(one.ready for one in self._processes.values()):
+        if self._on_ready is not None and len(self._processes) == self._count and self._all_ready():
             announce, self._on_ready = self._on_ready, None
             announce()
 
@@ -201,8 +201,13 @@ class Supervisor:
         """Start workers in the place of those that died."""
         if self._stop_signals or self._replacement is not None or time.monotonic() < self._start_at:
             return
+        if self._on_ready is not None and not self._all_ready():
+            return
         while len(self._processes) < self._count:
             self._start()
+
+    def _all_ready(self) -> bool:
+        return all(process.ready for process in self._processes.values())
 
     # Signals.
 

@@ -361,7 +361,7 @@ async def test_unsafe_request_invalidates_its_url_and_what_its_location_becomes(
     async def shop(connection: ScriptedConnection) -> None:
         while True:
             seen = await connection.read_request()
-            if seen.method == "POST":
+            if seen.method == b"POST":
                 await connection.send(response(201, [(b"Location", b"/items/7")]))
             else:
                 await connection.send(response(200, [CC], seen.target))
@@ -373,7 +373,8 @@ async def test_unsafe_request_invalidates_its_url_and_what_its_location_becomes(
         targets = [b"/shop/items", b"/shop/items/7", b"/shop/items/8"]
         for target in targets:
             assert (await served.ask(request(target=target))).body == target.removeprefix(b"/shop")
-        assert (await served.ask(request("POST", b"/shop/items", body=b"x"))).value(b"location") == b"/shop/items/7"
+        created = await served.ask(request("POST", b"/shop/items", body=b"x"))
+        assert created.status == 201 and created.value(b"location") == b"/shop/items/7"
         found = [came_from(await served.ask(request(target=target))) for target in targets]
         assert found == ["uri-miss", "uri-miss", "hit"]
 

@@ -42,14 +42,14 @@ BAD_STARTS = {
     "a missing file": BadStart(SERVER + OK, "no-such.toml: no such file", path="no-such.toml"),
     "no TOML": BadStart("[server\n", "routes.toml:1"),
     "an unknown key": BadStart(SERVER + "wrokers = 2\n" + OK, "routes.toml:3:1: server.wrokers: unknown key"),
-    "an unknown upstream": BadStart(SERVER + ROUTE + 'upstream = "shop"\n', "'shop'"),
-    "a missing certificate": BadStart(tls("no.pem", "good.key"), "no.pem: no such file"),
-    "a missing key": BadStart(tls("good.pem", "no.key"), "no.key: no such file"),
-    "a certificate that is none": BadStart(tls("junk", "good.key"), "junk: no PEM certificate"),
-    "a key that is none": BadStart(tls("good.pem", "junk"), "junk: "),
-    "the key of another certificate": BadStart(tls("good.pem", "other.key"), "other.key: not the key of "),
+    "an unknown upstream": BadStart(SERVER + ROUTE + 'upstream = "shop"\n', 'no upstream named "shop"'),
+    "a missing certificate": BadStart(tls("no.pem", "good.key"), 'no.pem": no such file'),
+    "a missing key": BadStart(tls("good.pem", "no.key"), 'no.key": no such file'),
+    "a certificate that is none": BadStart(tls("junk", "good.key"), "no usable certificate"),
+    "a key that is none": BadStart(tls("good.pem", "junk"), "no usable private key"),
+    "the key of another certificate": BadStart(tls("good.pem", "other.key"), 'other.key" is not the key of '),
     "an authority that is none": BadStart(
-        tls("good.pem", "good.key", 'client_auth = "require"\nclient_ca = "junk"\n'), "junk: no PEM certificate"
+        tls("good.pem", "good.key", 'client_auth = "require"\nclient_ca = "junk"\n'), 'junk" has no usable certificate'
     ),
     "client certificates without an authority": BadStart(
         tls("good.pem", "good.key", 'client_auth = "require"\n'), "client_ca"
@@ -118,8 +118,10 @@ async def complaint_of(folder: Path, config: str, *args: str, path: str = "route
     async with gateway_process(folder, config, *args, path=path, wait=False) as gateway:
         assert await gateway.ended() == 1, gateway.lines
     assert not any("Traceback" in line for line in gateway.lines), gateway.lines
+    # How many files may be open is the machine's affair.
+    gateway.lines = [line for line in gateway.lines if "files may be open" not in line]
     assert not any("listening on" in line for line in gateway.lines)
-    assert len(gateway.lines) <= 4, gateway.lines
+    assert len(gateway.lines) <= 3, gateway.lines
     return gateway.lines
 
 

@@ -1,4 +1,4 @@
-"""HTTPS through ``gateway run``: names, certificates of clients, a swap under load, what is offered, what is refused."""
+"""HTTPS through ``gateway run``: names, certificates of clients, a swap under load, what is offered and refused."""
 
 from __future__ import annotations
 
@@ -65,9 +65,11 @@ def table(*certificates: str, more: str = "", route: str = 'respond = { body = "
 
 @contextlib.asynccontextmanager
 async def proxied(folder: Path, more: str) -> AsyncIterator[tuple[Process, ScriptedUpstream]]:
-    async with ScriptedUpstream(respond(response(200, body=b"hello"))) as upstream:
-        async with gateway_process(folder, table(more=more, route=f'upstream = "{upstream.url}"')) as gateway:
-            yield gateway, upstream
+    async with (
+        ScriptedUpstream(respond(response(200, body=b"hello"))) as upstream,
+        gateway_process(folder, table(more=more, route=f'upstream = "{upstream.url}"')) as gateway,
+    ):
+        yield gateway, upstream
 
 
 async def shown(gateway: Process, context: ssl.SSLContext, name: str) -> set[str]:

@@ -70,7 +70,11 @@ async def test_on_sigterm_both_sides_are_told_1001(tmp_path: Path) -> None:
 
 
 async def test_those_who_do_not_answer_are_cut_within_shutdown_timeout(tmp_path: Path) -> None:
-    async with websocket_origin() as (url, _), process(url, tmp_path, "3s") as (gateway, port), raw_client(port) as client:
+    async with (
+        websocket_origin() as (url, _),
+        process(url, tmp_path, "3s") as (gateway, port),
+        raw_client(port) as client,
+    ):
         watch = Stopwatch()
         await asyncio.to_thread(gateway.kill, signal.SIGTERM)
         # Nothing was read, and no close frame answered.

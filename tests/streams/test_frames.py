@@ -40,7 +40,11 @@ servers = pytest.mark.parametrize("server", [OWN, SANSIO])
 
 async def talk(server: str, data: bytes, piece: int = 0, until: Any = None) -> list[tuple[str, Any]]:
     """Send bytes to an echo through the gateway; what comes until the end. Closes when ``until`` has come."""
-    async with websocket_origin() as (url, _), running(proxying(url), server) as (_, port, _), raw_client(port) as client:
+    async with (
+        websocket_origin() as (url, _),
+        running(proxying(url), server) as (_, port, _),
+        raw_client(port) as client,
+    ):
         await client.send(data, piece)
         return await client.answers(until)
 
@@ -95,10 +99,7 @@ async def test_2_unasked_pongs_are_no_matter_and_many_pings_are_answered_in_orde
         pytest.param(frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"), id="5.18 a new message inside another"),
         pytest.param(frame(CLOSE, b"x"), id="7.3.2 close of one byte"),
         pytest.param(frame(CLOSE, b"\x03\xe8" + b"x" * 124), id="7.3.6 close of 126 bytes"),
-        *(
-            pytest.param(close(code), id=f"7.9 code {code}")
-            for code in (0, 999, 1004, 1005, 1006, 1015, 5000, 65535)
-        ),
+        *(pytest.param(close(code), id=f"7.9 code {code}") for code in (0, 999, 1004, 1005, 1006, 1015, 5000, 65535)),
         pytest.param(b"\x81\x02hi", id="a frame without a mask"),
     ],
 )
@@ -121,7 +122,10 @@ async def test_what_breaks_the_protocol_is_1002(server: str, broken: bytes) -> N
             id="5.6 a ping between fragments",
         ),
         pytest.param(
-            frame(BINARY, b"", fin=False) + frame(CONT, b"", fin=False) + frame(CONT, b"middle", fin=False) + frame(CONT),
+            frame(BINARY, b"", fin=False)
+            + frame(CONT, b"", fin=False)
+            + frame(CONT, b"middle", fin=False)
+            + frame(CONT),
             [("binary", b"middle")],
             id="6.1 empty fragments",
         ),

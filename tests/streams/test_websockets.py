@@ -97,7 +97,10 @@ async def test_the_client_sees_the_upstreams_fields_cookies_and_subprotocol_unde
             add_prefix="/inside",
             response_headers={"set": {"X-Served-By": "gateway"}},
         )
-        async with running(config, server) as (_, port, prefix), Open(port, f"{prefix}/chat/a", subprotocols=chat) as client:
+        async with (
+            running(config, server) as (_, port, prefix),
+            Open(port, f"{prefix}/chat/a", subprotocols=chat) as client,
+        ):
             assert client.subprotocol == "chat.v1"
             assert client.response is not None
             headers = client.response.headers
@@ -153,7 +156,10 @@ async def test_a_sticky_cookie_leads_the_next_websocket_to_the_same_endpoint(ser
 @servers
 async def test_a_refusal_is_the_upstreams_own(server: str) -> None:
     refusal = response(418, [(b"X-Why", b"teapot"), (b"Server", b"hidden")], b"no sockets here", reason=b"No")
-    async with ScriptedUpstream(respond(refusal)) as upstream, running(proxying(upstream.url), server) as (_, port, prefix):
+    async with (
+        ScriptedUpstream(respond(refusal)) as upstream,
+        running(proxying(upstream.url), server) as (_, port, prefix),
+    ):
         with pytest.raises(InvalidStatus) as refused:
             async with Open(port, f"{prefix}/"):
                 raise AssertionError
@@ -163,7 +169,9 @@ async def test_a_refusal_is_the_upstreams_own(server: str) -> None:
 
 
 @servers
-@pytest.mark.parametrize(("route", "status"), [({"websocket": False}, 403), ({"deny": ["127.0.0.0/8"]}, 403), ({}, 502)])
+@pytest.mark.parametrize(
+    ("route", "status"), [({"websocket": False}, 403), ({"deny": ["127.0.0.0/8"]}, 403), ({}, 502)]
+)
 async def test_the_gateways_own_refusals_are_answers(server: str, route: dict[str, Any], status: int) -> None:
     with refused_port() as refused:
         async with running(proxying(f"http://127.0.0.1:{refused}", **route), server) as (_, port, prefix):
