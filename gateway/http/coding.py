@@ -259,8 +259,8 @@ class BoundedDecoder:
     1 MiB came out. What stands between two codings may be twice as large as what came out of it, and 1 MiB.
     """
 
-    PIECE_BYTES = 256 * 1024
-    """The most that one step gives, but for one byte."""
+    PIECE_BYTES = 64 * 1024
+    """About what one step gives: at most half as much again, with brotli."""
 
     # Fed at a time: the rest of a piece is copied for each of its gzip members, which may be 20 bytes each.
     _SLICE_BYTES = 16 * 1024
@@ -270,6 +270,8 @@ class BoundedDecoder:
         self._layers = [make_decoder(coding) for coding in reversed(codings)]
         self._max_bytes = max_bytes
         self._max_ratio = max_ratio
+        self.may_block = "br" in codings
+        """Whether a step may take some 20 ms: brotli decodes up to its window of 16 MiB before it gives any of it."""
         self._bytes_in = 0
         self._bytes_between = 0
         self._bytes_out = 0
@@ -297,7 +299,7 @@ class BoundedDecoder:
             for start in range(0, len(piece), self._SLICE_BYTES):
                 output = layer.decode(piece[start : start + self._SLICE_BYTES], self.PIECE_BYTES)
                 yield output
-                # One that has taken all of its input may hold more: brotli's gives 32 KiB at a time, and does not say so.
+                # One that has taken all of its input may hold more and not say so: brotli gives 32 KiB at a time.
                 while output or layer.pending:
                     output = layer.decode(b"", self.PIECE_BYTES)
                     yield output

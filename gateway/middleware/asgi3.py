@@ -19,5 +19,6 @@ def asgi3(call: F) -> F:
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(call)
     else:
-        call.__dict__["_is_coroutine"] = asyncio.coroutines._is_coroutine
+        # What asyncio.iscoroutinefunction looks for; it has no public name.
+        call.__dict__["_is_coroutine"] = vars(asyncio.coroutines)["_is_coroutine"]
     return call

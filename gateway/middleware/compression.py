@@ -219,7 +219,7 @@ class _Response:
         if self._decoder is None:
             await self._send_piece(message, message.get("body", b""), message.get("more_body", False))
             return
-        steps = PacedSteps(self._decoder.steps(message.get("body", b"")))
+        steps = PacedSteps(self._decoder, message.get("body", b""))
         more = message.get("more_body", False)
         piece = await self._next(steps, more)
         while piece is not None:

@@ -145,7 +145,7 @@ class _Request:
         if self._max_body is not None and self._coded_bytes > self._max_body + self._max_body // 16 + 1024:
             # Empty frames decode to nothing for ever; no honest coding is that much larger than its content.
             raise self._failed(BodyTooLarge(f"the coded request body exceeds {self._max_body} bytes"))
-        return PacedSteps(self._decoder.steps(coded))
+        return PacedSteps(self._decoder, coded)
 
     async def _next(self, steps: PacedSteps) -> bytes | None:
         """The next decoded piece, None after the last of this message."""

@@ -201,7 +201,7 @@ class Supervisor:
         """Start workers in the place of those that died."""
         if self._stop_signals or self._replacement is not None or time.monotonic() < self._start_at:
             return
-        if self._on_ready is not None and not self._all_ready():
+        if self._failed or (self._on_ready is not None and not self._all_ready()):
             return
         while len(self._processes) < self._count:
             self._start()

@@ -376,9 +376,12 @@ async def test_an_upstream_that_left_during_the_accept_is_noticed() -> None:
         async with serving_on_wire(gateway, TUNNEL) as served:
             client = await served.connect()
             client.write(handshake())
-            answer = await client.rest()
-            assert b" 101 " in answer or b" 502 " in answer
-            await gateway.ended.get()
+            # Which of the two it is depends on how far the handshake had come.
+            if b" 101 " in await client.head():
+                client.write(masked(close_frame(1011)))
+            await client.rest()
+            assert (await gateway.ended.get()).outcome in ("aborted", "done")
+            assert gateway.upstream.records[-1] == ("endpoint-0", False)
             await client.close()
 
 
@@ -632,9 +635,11 @@ async def test_a_whole_gateway_passes_bytes_under_its_own_head() -> None:
     seen: list[Any] = []
 
     async def talk(connection: ScriptedConnection) -> None:
+        opcode, payload = await read_frame(connection)
         (passage,) = served.gateway.runtime.websockets._relays
         seen.append(type(passage))
-        await echo_once(connection)
+        await connection.send(frame(opcode, payload))
+        await connection.send(frame(*await read_frame(connection)))
 
     async with ScriptedUpstream(accepting(talk, (b"Server", b"secret"), (b"X-Room", b"7"))) as upstream:
         table = proxying(upstream.url, response_headers={"set": {"X-Served-By": "gateway"}})

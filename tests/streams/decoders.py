@@ -53,4 +53,8 @@ async def curl(*arguments: str) -> tuple[int, str, bytes]:
         command = ["curl", "-sS", "--noproxy", "*", "-D", str(head), "-o", str(body), *arguments]
         process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
         status = await process.wait()
-        return status, head.read_text() if head.exists() else "", body.read_bytes() if body.exists() else b""
+        return status, _read(head).decode(), _read(body)
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""

@@ -32,8 +32,8 @@ upstream = "{url}"
 
 
 @asynccontextmanager
-async def process(url: str, folder: Path, timeout: str = "20s") -> AsyncIterator[tuple[Process, int]]:
-    manager = gateway_process(CONFIG.format(url=url, timeout=timeout), folder)
+async def process(url: str, folder: Path, limit: str = "20s") -> AsyncIterator[tuple[Process, int]]:
+    manager = gateway_process(CONFIG.format(url=url, timeout=limit), folder)
     started, port = await asyncio.to_thread(manager.__enter__)
     try:
         yield started, port

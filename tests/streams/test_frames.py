@@ -1,7 +1,7 @@
 """What the Autobahn test suite asks of a server, asked of a strict server through the gateway.
 
-The numbers are those of its cases. Whatever breaks RFC 6455 closes the connection with the code for it, whoever notices:
-the gateway's server, the gateway, or the server behind.
+The numbers are those of its cases. Whatever breaks RFC 6455 closes the connection with the code for it, whoever
+notices: the gateway's server, the gateway, or the server behind.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def test_any_boundaries_come_through(given: list[bytes | int], coding: str, leve
     decoder = BoundedDecoder([coding], max_bytes=None)
     out = [piece for at in range(0, len(coded), cut) for piece in decoder.steps(coded[at : at + cut])]
     assert b"".join(out) == b"".join(pieces) and decoder.complete
-    assert all(len(piece) <= BoundedDecoder.PIECE_BYTES + 1 for piece in out)
+    assert max(map(len, out), default=0) <= 1.5 * BoundedDecoder.PIECE_BYTES
 
 
 @settings(max_examples=40, deadline=None)
@@ -207,7 +207,7 @@ def test_stacked_codings_come_off_in_bounded_pieces(given: bytes | int, codings:
     decoder = BoundedDecoder(codings, max_bytes=len(data))
     pieces = list(decoder.steps(coded))
     assert b"".join(pieces) == data and decoder.complete
-    assert all(len(piece) <= BoundedDecoder.PIECE_BYTES + 1 for piece in pieces)
+    assert max(map(len, pieces), default=0) <= 1.5 * BoundedDecoder.PIECE_BYTES
 
 
 # isal.

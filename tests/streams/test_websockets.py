@@ -183,16 +183,19 @@ async def test_the_gateways_own_refusals_are_answers(server: str, route: dict[st
 
 @servers
 async def test_messages_up_to_the_limit_pass_and_larger_ones_are_1009(server: str) -> None:
-    config_options = {"websocket": {"max_message": "100KiB"}}
-    async with websocket_origin() as (url, _), running(proxying(url, **config_options), server) as (_, port, prefix):
-        async with Open(port, f"{prefix}/") as client:
-            for data in ("x" * 102_400, b"y" * 102_400):
-                await client.send(data)
-                assert await client.recv() == data
-            with pytest.raises(ConnectionClosed) as closed:
-                await client.send("x" * 102_401)
-                await client.recv()
-            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+    options = {"websocket": {"max_message": "100KiB"}}
+    async with (
+        websocket_origin() as (url, _),
+        running(proxying(url, **options), server) as (_, port, prefix),
+        Open(port, f"{prefix}/") as client,
+    ):
+        for data in ("x" * 102_400, b"y" * 102_400):
+            await client.send(data)
+            assert await client.recv() == data
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.send("x" * 102_401)
+            await client.recv()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
 
 
 @servers
@@ -233,14 +236,17 @@ async def test_closing_the_gateway_tells_both_sides_1001(server: str) -> None:
         await connection.wait_closed()
         codes.put_nowait(connection.close_code)
 
-    async with websocket_origin(handler) as (url, _), running(proxying(url), server) as (gateway, port, prefix):
-        async with Open(port, f"{prefix}/") as client:
-            closing = asyncio.create_task(gateway.aclose(30.0))
-            with pytest.raises(ConnectionClosed) as closed:
-                await client.recv()
-            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1001
-            assert await codes.get() == 1001
-            await closing
+    async with (
+        websocket_origin(handler) as (url, _),
+        running(proxying(url), server) as (gateway, port, prefix),
+        Open(port, f"{prefix}/") as client,
+    ):
+        closing = asyncio.create_task(gateway.aclose(30.0))
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1001
+        assert await codes.get() == 1001
+        await closing
 
 
 @pytest.mark.parametrize("server", [OWN, SANSIO, MOUNTED, WSPROTO])
