@@ -2,8 +2,8 @@
 
 python -m benchmarks.profile [--seconds 0.3]
 
-Every row adds one layer to the row above; the upstream answers at once. The minimum of many batches is shown: other work
-on the machine only ever adds.
+Every row adds one layer to the row above; the upstream answers at once. The minimum of many batches is shown: other
+work on the machine only ever adds.
 """
 
 from __future__ import annotations
