@@ -28,7 +28,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from gateway.errors import CapacityError
 from gateway.http.cache_key import CacheKey
-from gateway.stores.base import MAX_VARIANTS, Entry, LockState, Purge
+from gateway.stores.base import MAX_VARIANTS, Entry, LockState, Purge, key_url
 from gateway.stores.redis_format import (
     digest,
     dump_entry,
@@ -68,6 +68,10 @@ return 1
 logger = logging.getLogger("gateway.cache")
 
 T = TypeVar("T")
+
+
+_NONSENSE = (TypeError, ValueError, AttributeError, LookupError, RecursionError, NotImplementedError)
+"""What comes of a server whose replies are of no form or type that was asked for."""
 
 
 class _Unavailable(Exception):
@@ -111,40 +115,39 @@ class RedisStore:
         return None
 
     async def get(self, key: CacheKey, now: float) -> Sequence[Entry]:
-        try:
-            found = await self._do(lambda: self._redis.hgetall(self._name("m", key_digest(key))))
-        except _Unavailable:
-            return ()
-        loaded = (load_entry(value) for value in found.values())
-        entries = [entry for entry in loaded if entry is not None and entry.freshness.keep_until > now]
+        return await self._or(self._get(key, now), ())
+
+    async def _get(self, key: CacheKey, now: float) -> Sequence[Entry]:
+        found = await self._do(lambda: self._redis.hgetall(self._name("m", key_digest(key))))
+        loaded, url = (load_entry(value) for value in found.values()), key_url(key)
+        # The digest names the key; that the entry says the same guards against a server that mixes up its answers.
+        entries = [entry for entry in loaded if entry and entry.url == url and entry.freshness.keep_until > now]
         entries.sort(key=lambda entry: entry.received_at, reverse=True)
         # What the newest says about Vary holds for all.
         return [entry for entry in entries if _selector_names(entry) == _selector_names(entries[0])]
 
     async def read(self, entry: Entry) -> bytes | None:
+        return await self._or(self._read(entry), None)
+
+    async def _read(self, entry: Entry) -> bytes | None:
         name, chunks, size = self._name("b", entry.body_id), list[bytes](), 0
-        try:
-            while size < entry.size:
-                last = len(chunks) + CHUNKS_AT_ONCE - 1
-                found = await self._do(partial(self._redis.lrange, name, len(chunks), last))
-                if not found:
-                    return None
-                chunks.extend(found)
-                size += sum(map(len, found))
-        except _Unavailable:
-            return None
+        while size < entry.size:
+            last = len(chunks) + CHUNKS_AT_ONCE - 1
+            found = await self._do(partial(self._redis.lrange, name, len(chunks), last))
+            if not found:
+                return None
+            chunks.extend(found)
+            size += sum(map(len, found))
         return b"".join(chunks) if size == entry.size else None
 
     async def put(self, key: CacheKey, entry: Entry, now: float) -> bool:
         ttl_s = math.ceil(min(entry.freshness.keep_until - now, MAX_TTL_S))
-        if ttl_s <= 0:
+        return ttl_s > 0 and await self._or(self._put(key, entry, ttl_s), False)
+
+    async def _put(self, key: CacheKey, entry: Entry, ttl_s: int) -> bool:
+        if not entry.body_id and not await self._write_body(entry, ttl_s):
             return False
-        try:
-            if not entry.body_id and not await self._write_body(entry, ttl_s):
-                return False
-            return await self._write_head(key, entry, ttl_s)
-        except _Unavailable:
-            return False
+        return await self._write_head(key, entry, ttl_s)
 
     async def _write_body(self, entry: Entry, ttl_s: int) -> bool:
         body = entry.body
@@ -201,10 +204,7 @@ class RedisStore:
 
     async def drop(self, key: CacheKey, entry: Entry) -> None:
         name, field = self._name("m", key_digest(key)), variant_digest(entry.selectors)
-        try:
-            await self._do(lambda: self._redis.hdel(name, field))
-        except _Unavailable:
-            return
+        await self._or(self._do(lambda: self._redis.hdel(name, field)), None)
 
     async def purge(self, purge: Purge, now: float) -> int:
         """As in CacheStore; raises CapacityError when the server is away: whoever purges has to know."""
@@ -222,7 +222,7 @@ class RedisStore:
                     if entry is not None and purge.matches(entry.url, entry.tags, filtered=entry.filtered):
                         await self._purge_variant(name, field, value, entry, purge, now)
                         count += 1
-        except _Unavailable as error:
+        except (_Unavailable, *_NONSENSE) as error:
             raise CapacityError("the cache's Redis did not purge", detail="The cache is not available.") from error
         return count
 
@@ -271,20 +271,16 @@ class RedisStore:
         return found
 
     async def lock(self, key: CacheKey, ttl_s: float) -> LockState:
-        name = self._name("l", key_digest(key))
-        try:
-            if await self._do(lambda: self._redis.set(name, self._token, nx=True, px=max(1, int(ttl_s * 1000)))):
-                return "ours"
-            return "alone" if await self._do(lambda: self._redis.get(name)) == _ALONE else "theirs"
-        except _Unavailable:
+        return await self._or(self._lock(self._name("l", key_digest(key)), ttl_s), "ours")
+
+    async def _lock(self, name: str, ttl_s: float) -> LockState:
+        if await self._do(lambda: self._redis.set(name, self._token, nx=True, px=max(1, int(ttl_s * 1000)))):
             return "ours"
+        return "alone" if await self._do(lambda: self._redis.get(name)) == _ALONE else "theirs"
 
     async def unlock(self, key: CacheKey, alone_s: float = 0.0) -> None:
         name = self._name("l", key_digest(key))
-        try:
-            await self._do(lambda: self._eval(_UNLOCK, name, self._token, str(int(alone_s * 1000))))
-        except _Unavailable:
-            return
+        await self._or(self._do(lambda: self._eval(_UNLOCK, name, self._token, str(int(alone_s * 1000)))), None)
 
     async def aclose(self) -> None:
         await self._redis.aclose()
@@ -309,24 +305,39 @@ class RedisStore:
             self._retry_at = clock() + RETRY_S
         try:
             async with asyncio.timeout(self.timeout_s):
+                if self._is_down:
+                    # What was open to the server that went away is dead: each would look like another outage.
+                    await self._redis.connection_pool.disconnect(inuse_connections=False)
                 result = await operation()
         except ResponseError as error:
             if not self._refuses:
                 self._refuses = True
                 logger.warning("the cache's Redis refuses: %s", error)
             raise _Refused(str(error)) from error
-        except (RedisError, OSError, TimeoutError) as error:
-            self._retry_at = clock() + RETRY_S
-            if not self._is_down:
-                self._is_down = True
-                logger.warning(
-                    "the cache's Redis is away (%s): requests go on without it", str(error) or type(error).__name__
-                )
+        except (RedisError, OSError, TimeoutError, *_NONSENSE) as error:
+            self._leave_alone(error)
             raise _Unavailable from error
         if self._is_down:
             self._is_down = False
             logger.warning("the cache's Redis is back")
         return result
+
+    def _leave_alone(self, error: Exception) -> None:
+        self._retry_at = asyncio.get_running_loop().time() + RETRY_S
+        if not self._is_down:
+            self._is_down = True
+            reason = str(error)[:200] or type(error).__name__
+            logger.warning("the cache's Redis is away (%s): requests go on without it", reason)
+
+    async def _or(self, work: Awaitable[T], otherwise: T) -> T:
+        """What ``work`` gives, or ``otherwise`` where the server is away or its answers make no sense."""
+        try:
+            return await work
+        except _Unavailable:
+            pass
+        except _NONSENSE as error:
+            self._leave_alone(error)
+        return otherwise
 
 
 def _keep(pipeline: Any, name: str, ttl_s: int) -> None:

@@ -76,7 +76,8 @@ def freshness_lifetime(stored: Stored) -> tuple[float, bool]:
         return float(said["max-age"]), False
     expires = http_time(stored.headers, "expires")
     if expires is not None:
-        return expires - date_value(stored), False
+        # One in the past says "expired", however long ago: staleness is counted from then on.
+        return max(0.0, expires - date_value(stored)), False
     modified = http_time(stored.headers, "last-modified")
     if modified is not None and (stored.status in HEURISTICALLY_CACHEABLE or "public" in said):
         return max(0.0, (date_value(stored) - modified) * 0.1), True

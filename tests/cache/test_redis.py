@@ -249,11 +249,11 @@ async def test_redis_that_talks_nonsense_costs_no_answer(garbage: bytes) -> None
         pretender(lambda data: garbage or None) as port,
         serving(with_redis(port, origin.url, timeout="20ms")) as served,
     ):
-        for number in range(5):
+        for _ in range(5):
             answer = await served.ask(request(target=b"/a"))
             assert answer.status == 200 and answer.complete
             assert answer.body.startswith(b"/a ")
-            assert len(origin.requests) == number + 1
+            assert came_from(answer) != "hit"
         head = await served.ask(request("HEAD", b"/a"))
         assert head.status == 200
         posted = await served.ask(request("POST", b"/a", body=b"x"))

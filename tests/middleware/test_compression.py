@@ -156,7 +156,7 @@ async def test_events_leave_one_by_one() -> None:
         await gate.wait()
         await send({"type": "http.response.body", "body": b"data: 2\n\n", "more_body": False})
 
-    task = asyncio.create_task(CompressionMiddleware(app)(asking(), _never, sent))
+    task = asyncio.ensure_future(CompressionMiddleware(app)(asking(), _never, sent))
     decoder = BoundedDecoder(["gzip"], max_bytes=None)
     await first_left.wait()
     assert b"".join(decoder.decode(sent.body)) == b"data: 1\n\n"

@@ -396,8 +396,10 @@ async def test_on_shutdown_both_are_told_between_frames() -> None:
             connection.shutdown()
         opcode, payload = await read_frame(wire.upstream)
         assert (opcode, payload[:2]) == (CLOSE, (1001).to_bytes(2, "big"))
-        await wire.upstream.send(frame(BINARY, b"x" * 1000)[500:] + frame(TEXT, b"too late") + close_frame(1001))
-        await wire.client_reads(frame(BINARY, b"x" * 1000)[500:])
+        await wire.upstream.send(frame(BINARY, b"x" * 1000)[500:700])
+        await wire.client_reads(frame(BINARY, b"x" * 1000)[500:700])
+        await wire.upstream.send(frame(BINARY, b"x" * 1000)[700:] + frame(TEXT, b"too late") + close_frame(1001))
+        await wire.client_reads(frame(BINARY, b"x" * 1000)[700:])
         await wire.client_reads(close_frame(1001, "the gateway is shutting down"))
         wire.client.write(masked(frame(TEXT, b"too late")) + masked(close_frame(1001)))
         assert await wire.client.rest() == b""

@@ -817,7 +817,8 @@ async def test_the_upstream_is_pinged_and_given_up_when_it_does_not_answer() -> 
 
 
 def client_socket(gateway: Gateway) -> Any:
-    (relay,) = gateway.live._relays
+    relays: Any = gateway.live._relays
+    (relay,) = relays
     return relay._upstream
 
 
