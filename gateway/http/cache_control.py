@@ -27,7 +27,7 @@ TARGETED_FIELDS = (b"cdn-cache-control", b"surrogate-control")
 
 _UNFINISHED = "\0unfinished"
 _REPEATED = "\0repeated"
-_MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*")*')
+_MEMBER = re.compile(rb'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")*+')
 _DIRECTIVE = re.compile(
     rb"[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=(?:\"((?:[^\"\\]|\\.)*)\"|([^\" \t]*)))?[ \t]*", re.DOTALL
 )

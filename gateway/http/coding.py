@@ -38,7 +38,7 @@ _GZIP_LEVELS: dict[Level, int] = {"fast": 1, "balanced": 5, "best": 9}
 _ISAL_LEVELS: dict[Level, int] = {"fast": 1, "balanced": 2}
 
 OFFLOAD_BYTES: dict[Level, int] = {"fast": 128 * 1024, "balanced": 48 * 1024, "best": 8 * 1024}
-"""Pieces larger than this are coded in a thread, so that the event loop is held for less than 5 ms."""
+"""What is more than this in one turn of the event loop is coded in a thread: the loop is held for less than 5 ms."""
 
 
 class Encoder(Protocol):

@@ -87,6 +87,7 @@ class CompressionMiddleware:
         self.codings = tuple(codings)
         self.min_size = min_size
         self.level = level
+        self._bytes_a_turn = self._bytes_left = OFFLOAD_BYTES[level]
         self._exact_types = frozenset(name.lower().encode() for name in types if not name.endswith("/*"))
         self._type_trees = tuple(name.lower().encode()[:-1] for name in types if name.endswith("/*"))
 
@@ -104,6 +105,19 @@ class CompressionMiddleware:
         if none_match is not None and b"W/" in none_match:
             scope = {**scope, "headers": _match_strong_too(headers)}
         return self.app(scope, receive, _Response(self, scope["method"], headers, none_match, send).send)
+
+    def may_hold_loop(self, size: int) -> bool:
+        """Whether so many bytes may be coded on the event loop: twenty bodies at a time hold it no longer than one."""
+        left = self._bytes_left
+        if size > left:
+            return False
+        if left == self._bytes_a_turn and size:
+            asyncio.get_running_loop().call_soon(self._begin_turn)
+        self._bytes_left = left - size
+        return True
+
+    def _begin_turn(self) -> None:
+        self._bytes_left = self._bytes_a_turn
 
     def is_compressible(self, media_type: bytes) -> bool:
         """Whether bodies of a Content-Type value gain from coding."""
@@ -233,10 +247,10 @@ class _Response:
     async def _send_piece(self, message: Message, body: bytes, more: bool) -> None:
         """Send a piece of the plain body, coded; the head first where it waits for what its length may be."""
         if self._encoder is not None:
-            if len(body) > OFFLOAD_BYTES[self._policy.level]:
-                body = await asyncio.to_thread(self._encode, self._encoder, body, more)
-            else:
+            if self._policy.may_hold_loop(len(body)):
                 body = self._encode(self._encoder, body, more)
+            else:
+                body = await asyncio.to_thread(self._encode, self._encoder, body, more)
         if self._head is not None:
             head, self._head = self._head, None
             if not more:

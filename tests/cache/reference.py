@@ -161,14 +161,19 @@ class Reference:
         # A cache need not keep what is stale for ever; this one keeps it for an hour.
         return [ask, Allowed("ask")] if now - stored.response_time > 3600 else [ask]
 
-    def may_stand_for_error(self, stored: Stored | None, status: int, now: float) -> bool:
-        """RFC 5861 section 4."""
-        if stored is None or status not in SERVER_ERRORS:
-            return False
-        said = directives(stored.headers)
-        if said.keys() & {"no-cache", "must-revalidate", "proxy-revalidate"} or "stale-if-error" not in said:
-            return False
-        return current_age(stored, now) - freshness_lifetime(stored)[0] <= float(said["stale-if-error"])
+    def standing_for_error(self, request: Headers, status: int, now: float) -> list[Stored]:
+        """Answers that may be given instead of an error, RFC 5861 section 4."""
+        if status not in SERVER_ERRORS:
+            return []
+        return [
+            stored
+            for stored in self.answers
+            if matches(stored, request)
+            and self._is_for(stored, request)
+            and "stale-if-error" in (said := directives(stored.headers))
+            and not said.keys() & {"no-cache", "must-revalidate", "proxy-revalidate"}
+            and current_age(stored, now) - freshness_lifetime(stored)[0] <= float(said["stale-if-error"])
+        ]
 
     def store(self, new: Stored) -> None:
         """A new answer takes the place of those that the same request would have got."""

@@ -103,6 +103,14 @@ async def test_requests(field: tuple[bytes, bytes]) -> None:
     await converse(Turn(stored), Turn(stored, ask=ask, wait_s=1), Turn(stored, ask=[field, field], wait_s=100))
 
 
+@pytest.mark.xfail(reason="parse_http_date raises for the year 0", raises=ValueError, strict=False)
+@pytest.mark.anyio
+async def test_year_0() -> None:
+    date = b"Sat, 01 Jan 0000 00:00:00 GMT"
+    await converse(Turn([FRESH, (b"expires", date)]), Turn(ask=[(b"if-modified-since", date)]))
+    await converse(Turn([(b"expires", date)]), Turn([(b"date", date)]))
+
+
 def test_answer_that_depends_on_too_much_is_not_stored() -> None:
     names = [b"x-%d" % number for number in range(MAX_NAMES + 1)]
     assert vary_names([(b"vary", b",".join(names))]) is None
@@ -129,8 +137,8 @@ def test_what_clients_choose_counts_against_the_bound() -> None:
 
 LATIN = st.binary(max_size=60)
 NAMES = st.sampled_from(
-    [b"cache-control", b"cdn-cache-control", b"surrogate-control", b"expires", b"date", b"age", b"vary", b"etag"]
-    + [b"last-modified", b"connection", b"set-cookie", b"content-encoding", b"content-length"]
+    b"cache-control cdn-cache-control surrogate-control expires date age vary etag last-modified connection set-cookie "
+    b"content-encoding content-length".split()
 )
 WORDS = st.lists(
     st.sampled_from(

@@ -70,7 +70,7 @@ class TestShared:
                 {"prefix": "http://example.com/"},
                 {"everything": True},
             ):
-                assert await second.gateway.cache.purge(**what) == 1  # type: ignore[arg-type]
+                assert await second.gateway.cache.purge(**what) == 1
                 assert came_from(await first.ask(request(target=b"/a"))) == "uri-miss"
                 assert came_from(await second.ask(request(target=b"/a"))) == "hit"
             assert (await second.ask(request("POST", b"/a", body=b"x"))).status == 200

@@ -29,29 +29,27 @@ async def ask(port: int, data: bytes, method: str = "GET") -> Answer:
     return answer
 
 
-def with_fallback(url: str, **route: Any) -> dict[str, Any]:
-    table = proxying(url, **route)
-    table["upstreams"]["origin"]["endpoints"].append({"url": FALLBACK, "backup": True})
-    return table
+def with_fallback(url: str) -> dict[str, Any]:
+    return proxying(url, FALLBACK, upstream={"balance": "first", "outlier": False})
 
 
 @servers
 async def test_the_application_answers_while_the_server_is_down_and_no_longer_when_it_is_back(server: str) -> None:
-    async with ScriptedUpstream(respond(response(body=b"remote"))) as upstream:
-        table = with_fallback(upstream.url)
-        table["upstreams"]["origin"]["outlier"] = False
-        async with running(table, server) as (_, port, prefix):
-            data = request("GET", f"{prefix}/a%2Fb?x=1".encode())
-            assert (await ask(port, data)).body == b"remote"
-            await upstream.stop_listening()
-            for connection in upstream.connections:
-                connection.close()
-                await connection.closed.wait()
-            for _ in range(3):
-                answer = await ask(port, data)
-                assert (answer.status, answer.body) == (200, b"fallback GET /a/b?x=1")
-            await upstream.__aenter__()
-            assert (await ask(port, data)).body == b"remote"
+    async with (
+        ScriptedUpstream(respond(response(body=b"remote"))) as upstream,
+        running(with_fallback(upstream.url), server) as (_, port, prefix),
+    ):
+        data = request("GET", f"{prefix}/a%2Fb?x=1".encode())
+        assert (await ask(port, data)).body == b"remote"
+        await upstream.stop_listening()
+        for connection in upstream.connections:
+            connection.close()
+            await connection.closed.wait()
+        for _ in range(3):
+            answer = await ask(port, data)
+            assert (answer.status, answer.body) == (200, b"fallback GET /a/b?x=1")
+        await upstream.__aenter__()
+        assert (await ask(port, data)).body == b"remote"
 
 
 @servers
@@ -66,11 +64,24 @@ async def test_an_upload_goes_to_the_fallback_with_its_whole_body(server: str) -
 @servers
 async def test_a_websocket_goes_to_the_fallback(server: str) -> None:
     with refused_port() as port_down:
-        async with running(with_fallback(f"http://127.0.0.1:{port_down}"), server) as (_, port, prefix):
-            async with connect(f"ws://127.0.0.1:{port}{prefix}/chat", proxy=None) as client:
-                assert await client.recv() == "fallback"
-                await client.send("x" * 100_000)
-                assert await client.recv() == "x" * 100_000
+        down = f"http://127.0.0.1:{port_down}"
+        async with (
+            running(with_fallback(down), server) as (_, port, prefix),
+            connect(f"ws://127.0.0.1:{port}{prefix}/chat", proxy=None) as client,
+        ):
+            assert await client.recv() == "fallback"
+            await client.send("x" * 100_000)
+            assert await client.recv() == "x" * 100_000
+
+
+@servers
+async def test_a_backup_takes_over_once_the_server_is_ejected(server: str) -> None:
+    with refused_port() as port_down:
+        endpoints = {"endpoints": [f"http://127.0.0.1:{port_down}", {"url": FALLBACK, "backup": True}]}
+        table = proxying(upstream={**endpoints, "outlier": {"failures": 1, "max_ejected": 1.0}})
+        async with running(table, server) as (_, port, prefix):
+            statuses = [(await ask(port, request("GET", f"{prefix}/".encode()))).status for _ in range(4)]
+            assert statuses[1:] == [200, 200, 200]
 
 
 @servers

@@ -97,7 +97,8 @@ async def test_the_limit_holds_at_the_byte(server: str, coding: str) -> None:
     limit = 100_000
     async with origin(Sink()) as url, running(table(url, f"{limit}B"), server) as (_, port, prefix):
         for body, status in ((bytes(limit), 200), (bytes(limit + 1), 413), (bytes(50 * limit), 413)):
-            for piece in (0, 50):
+            # Another server resets the connection of a client that goes on sending.
+            for piece in (0, 50) if server == OWN or status == 200 else (0,):
                 answer = await post(port, f"{prefix}/", coding, decoders.encode(coding, body), piece)
                 assert answer.status == status, (len(body), piece)
 
