@@ -87,7 +87,7 @@ def freshness_lifetime(stored: Stored) -> tuple[float, bool]:
 def may_store(method: str, request: Headers, status: int, headers: Headers) -> bool:
     """Section 3, and what this cache forbids itself beyond it: Set-Cookie, and methods other than GET."""
     said, asked = directives(headers), directives(request)
-    if method != "GET" or "set-cookie" in headers or headers.get("vary") == "*":
+    if method != "GET" or "set-cookie" in headers or "*" in vary(headers):
         return False
     if "no-store" in asked or "no-store" in said or "private" in said or status in (206, 304):
         return False

@@ -40,10 +40,15 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --no-proxy-server "
-    "--disable-background-networking --disable-component-update --disable-sync --disable-extensions"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--no-proxy-server",
+]
 EVENTS = 20
 SIZES = (1024, 100_000, 1_500_000)
 
