@@ -25,9 +25,12 @@ CONFIG = """
 bind = "127.0.0.1:0"
 access_log = "off"
 shutdown_timeout = "{timeout}"
+[upstreams.origin]
+endpoints = ["{url}"]
+max_connections = 5000
 [[routes]]
 path = "/*"
-upstream = "{url}"
+upstream = "origin"
 """
 
 
