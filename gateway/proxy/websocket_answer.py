@@ -30,16 +30,17 @@ class HandshakeAnswer:
         self._head_bytes = 0
         self._fed_bytes = 0
         self._interim = 0
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the answer; what follows the head of a 101 is given back. Raises BadUpstreamResponse."""
-        if self.complete:
+        parser = self._parser
+        if self.complete or parser is None:
             return b""
         if not self.has_head:
             self._fed_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             return data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
@@ -49,9 +50,19 @@ class HandshakeAnswer:
                 if isinstance(cause, BadUpstreamResponse):
                     raise cause from None
                 raise BadUpstreamResponse(f"the answer to the handshake is not HTTP: {error}") from error
+        finally:
+            self._let_go_if_complete()
         if not self.has_head and self._fed_bytes > self._max_head_bytes:
             raise BadUpstreamResponse(f"the response head exceeds {self._max_head_bytes} bytes")
         return b""
+
+    def let_go(self) -> None:
+        """Take nothing more: the parser refers to the answer, and both would wait for the garbage collector."""
+        self._parser = None
+
+    def _let_go_if_complete(self) -> None:
+        if self.complete:
+            self.let_go()
 
     def feed_eof(self) -> None:
         """The upstream ended its stream. Raises ConnectionBroken, or ResponseBroken where a body is cut short."""
@@ -71,6 +82,7 @@ class HandshakeAnswer:
         self.fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        assert self._parser is not None
         status = self._parser.get_status_code()
         if status < 200 and status != 101:
             return

@@ -203,6 +203,7 @@ class WebSocketClient(asyncio.Protocol):
             text = f"the upstream's connection was lost: {exc or 'closed'}"
             self._failure = ResponseBroken(text) if self._answer.has_head else ConnectionBroken(text)
         self._vanish()
+        self._answer.let_go()
         if not self._lost.done():
             self._lost.set_result(None)
 

@@ -134,6 +134,11 @@ class End(asyncio.Protocol):
         self.other._fall_quiet(self._frame(Opcode.CLOSE, payload))
         return True
 
+    def let_go(self) -> None:
+        """Both connections are no more: what refers to each other would wait for the garbage collector."""
+        del self.other, self._watcher, self._connection
+        self._feed = self._write = _nothing
+
     def close(self) -> None:
         """Close the connection when everything written is taken."""
         if not self.lost:

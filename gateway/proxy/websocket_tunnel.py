@@ -223,13 +223,17 @@ class Tunnel:
 
     def _settle(self) -> None:
         """Close what has nothing more to say or to hear."""
+        if self._over.done():
+            return
         client, upstream = self.client, self.upstream
         done = [end.gone or end.is_closed for end in (client, upstream)]
         for end in (client, upstream):
             if end.is_closed or all(done):
                 end.close()
-        if client.lost and upstream.lost and not self._over.done():
+        if client.lost and upstream.lost:
             self._over.set_result(None)
+            client.let_go()
+            upstream.let_go()
 
     def _count(self) -> None:
         exchange, client, upstream = self._exchange, self.client, self.upstream

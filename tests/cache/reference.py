@@ -177,6 +177,13 @@ class Reference:
 
     def store(self, new: Stored) -> None:
         """A new answer takes the place of those that the same request would have got."""
+        if not validators(new) and freshness_lifetime(new)[0] <= current_age(new, new.response_time):
+            # Stale on arrival, and nothing to validate it with: a cache need not keep what it has no use for.
+            new.certain = False
+            for old in self.answers:
+                old.certain = False
+            self.answers.append(new)
+            return
         kept = []
         for old in self.answers:
             if vary(old.headers) != vary(new.headers):
