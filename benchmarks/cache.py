@@ -1,0 +1,156 @@
+"""What the cache costs in process: a hit by number of entries, bytes per entry, expiry, purges, and a hit through Redis.
+
+    python -m benchmarks.cache
+    python -m benchmarks.cache --entries 10 1000 100000 1000000 --redis redis://127.0.0.1:6379/0
+
+Hits go through CacheMiddleware as ASGI messages, without any server; requests per CPU-second of the whole are
+``python -m benchmarks hit``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from gateway.http.caching import Freshness
+from gateway.http.dates import http_date
+from gateway.middleware.cache import Cache, CacheMiddleware
+from gateway.stores.base import CacheStore, Entry, key_url
+from gateway.stores.memory import MemoryStore
+
+BODY = b"x" * 200
+HOST = (b"host", b"example.com")
+LIFETIME_S = 86400.0
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def target(number: int) -> bytes:
+    """One of many URLs."""
+    return b"/products/%d?lang=en" % number
+
+
+def entry(number: int, now: float) -> tuple[tuple[str, str, bytes, bytes, tuple[()]], Entry]:
+    """A small answer under its key, as the upstream would have brought it."""
+    key = ("", "http", HOST[1], target(number), ())
+    fields = [
+        (b"content-type", b"application/json"),
+        (b"cache-control", b"public, max-age=86400"),
+        (b"etag", b'"%d"' % number),
+        (b"date", http_date(now)),
+        (b"content-length", b"%d" % len(BODY)),
+    ]
+    fresh = Freshness(birth=now, fresh_until=now + LIFETIME_S, for_authorized=True, keep_until=now + LIFETIME_S)
+    # Every body is an object of its own, as it is when it comes off the wire.
+    body = bytearray(BODY)
+    body[:8] = b"%08d" % (number % 100_000_000)
+    return key, Entry(200, fields, fresh, bytes(body), len(BODY), key_url(key), requested_at=now, received_at=now)
+
+
+def scope(number: int) -> dict[str, Any]:
+    """A request as a browser sends it."""
+    path, _, query = target(number).partition(b"?")
+    headers = [HOST, (b"user-agent", b"bench/1"), (b"accept", b"*/*"), (b"accept-encoding", b"gzip, br")]
+    return {
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "path": path.decode(),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+    }
+
+
+async def no_upstream(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("not a hit")
+
+
+async def receive() -> Any:
+    raise AssertionError("nobody asks for the body of a GET")
+
+
+async def hits(store: CacheStore, entries: int, count: int) -> float:
+    """Microseconds of CPU for one hit, over ``entries`` keys in random order."""
+    app = CacheMiddleware(no_upstream, cache=Cache(store))
+    rng = random.Random(1)
+    scopes = [scope(rng.randrange(entries)) for _ in range(min(count, 20_000))]
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    for one in scopes[:1000]:
+        await app(one, receive, send)
+    sent.clear()
+    best = float("inf")
+    for _ in range(5):
+        began = time.process_time()
+        for one in scopes:
+            await app(one, receive, send)
+        best = min(best, (time.process_time() - began) / len(scopes) * 1e6)
+        assert sent[0]["status"] == 200 and len(sent) == 2 * len(scopes)
+        sent.clear()
+    return best
+
+
+async def in_memory(entries: int) -> None:
+    now = [time.time()]
+    store = MemoryStore(1 << 40, clock=lambda: now[0])
+    before, began = resident_bytes(), time.process_time()
+    for number in range(entries):
+        store.put_now(*entry(number, now[0]), now[0])
+    put_us = (time.process_time() - began) / entries * 1e6
+    real = (resident_bytes() - before) / entries
+    hit_us = await hits(store, entries, 20_000)
+    line = f"{entries:>9,} {hit_us:>8.2f} {put_us:>8.1f} {real:>12.0f} {store.used_bytes / entries:>12.0f}"
+    now[0] += LIFETIME_S + 1
+    began = time.perf_counter()
+    store.sweep(now[0])
+    print(f"{line} {(time.perf_counter() - began) / entries * 1e6:>10.2f}")
+    assert not len(store)
+
+
+async def through_redis(url: str) -> None:
+    from gateway.stores.redis import RedisStore
+
+    store = RedisStore(url, prefix="bench:", timeout_s=5)
+    now = time.time()
+    for number in range(1000):
+        assert await store.put(*entry(number, now), now)
+    began, count = time.perf_counter(), 0
+    hit_us = await hits(store, 1000, 2000)
+    count = 5 * 2000 + 1000
+    print(
+        f"hit through Redis: {hit_us:.0f} us CPU, {(time.perf_counter() - began) / count * 1e6:.0f} us in all, one by one"
+    )
+    await Cache(store).purge(everything=True)
+    await store.aclose()
+
+
+async def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", type=int, nargs="*", default=[10, 1000, 100_000, 1_000_000])
+    parser.add_argument("--redis", default="")
+    arguments = parser.parse_args()
+    print(f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}")
+    print(f"{'entries':>9} {'hit us':>8} {'put us':>8} {'bytes/entry':>12} {'accounted':>12} {'expire us':>10}")
+    for count in arguments.entries:
+        await in_memory(count)
+    if arguments.redis:
+        await through_redis(arguments.redis)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
