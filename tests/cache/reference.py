@@ -193,15 +193,23 @@ class Reference:
             kept.append(old)
         self.answers = [*kept, new]
 
-    def confirm(self, old: Stored, request: dict[str, str], update: Headers, times: tuple[float, float]) -> None:
-        """Section 4.3.4: the stored answer with the fields of a 304."""
+    def confirm(
+        self, old: Stored, request: dict[str, str], update: Headers, times: tuple[float, float], *, surely: bool
+    ) -> None:
+        """Section 4.3.4: the stored answer with the fields of a 304, if it is ``surely`` the one that this was about."""
         merged = {**{name: value for name, value in old.headers.items() if name not in ("age", "date")}, **update}
         if "vary" in update:
             # Beyond the RFC: a 304 may add to Vary, not take away.
             merged["vary"] = ", ".join(sorted(vary(old.headers) | vary(update)))
         if may_store("GET", request, old.status, merged):
-            self.answers.remove(old)
-            self.store(Stored(request, old.status, merged, old.body, *times))
+            confirmed = Stored(request, old.status, merged, old.body, *times, certain=surely)
+            if surely:
+                self.answers.remove(old)
+                self.store(confirmed)
+            else:
+                for stored in self.answers:
+                    stored.certain = False
+                self.answers.append(confirmed)
         else:
             old.certain = False
 

@@ -134,8 +134,7 @@ class Conversations(RuleBasedStateMachine):
         if not self.seen:
             self._check_own_answer(sent, request, allowed, began)
             return
-        stored = self._which_was_validated(allowed)
-        self._learn(reference, request, stored, sent, began)
+        self._learn(reference, request, self._which_were_validated(allowed), sent, began)
 
     def _check_own_answer(self, sent: Sent, request: dict[str, str], allowed: list[Allowed], now: float) -> None:
         """Without the upstream: a stored answer, or 504."""
@@ -159,26 +158,25 @@ class Conversations(RuleBasedStateMachine):
         condition = request.get("if-none-match")
         return condition is not None and stored.status == 200 and stored.headers.get("etag", "-") in condition
 
-    def _which_was_validated(self, allowed: list[Allowed]) -> Stored | None:
-        """The stored answer whose validators the upstream was asked with."""
+    def _which_were_validated(self, allowed: list[Allowed]) -> list[Stored]:
+        """The stored answers with whose validators the upstream was asked; none when that was not about any."""
         asking = [action.stored for action in allowed if action.action == "ask"]
         assert asking, allowed
         sent = {name: value for name, value in self.seen[0].items() if name.startswith("if-")}
-        for stored in asking:
-            if stored is not None and validators(stored) == sent:
-                return stored
-        assert None in asking, (sent, [validators(stored) for stored in asking if stored is not None])
-        return None
+        found = [stored for stored in asking if stored is not None and validators(stored) == sent]
+        assert found or None in asking, (sent, [validators(stored) for stored in asking if stored is not None])
+        return found
 
     def _learn(
-        self, reference: Reference, request: dict[str, str], stored: Stored | None, sent: Sent, began: float
+        self, reference: Reference, request: dict[str, str], validated: list[Stored], sent: Sent, began: float
     ) -> None:
         """What the upstream's answer means for what is stored, and whether the client got the right thing."""
         status, headers = self.said
-        if stored is not None and status == 304:
-            body, merged_status = stored.body, stored.status
-            assert (sent.status, sent.body) in ((merged_status, body), (304, b""))
-            reference.confirm(stored, request, headers, (began, self.clock.now))
+        if validated and status == 304:
+            meant = [old for old in validated if (sent.status, sent.body) in ((old.status, old.body), (304, b""))]
+            assert meant, (sent.status, sent.body, validated)
+            for old in meant:
+                reference.confirm(old, request, headers, (began, self.clock.now), surely=len(meant) == 1)
             return
         standing = reference.standing_for_error(request, status, self.clock.now)
         if any((sent.status, sent.body) in ((old.status, old.body), (304, b"")) for old in standing):
