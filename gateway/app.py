@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.config.document import Config
 from gateway.config.load import load_config
+from gateway.express import Express
 from gateway.http.target import cut_root_path
 from gateway.live import Live
 from gateway.middleware.cache import Cache
@@ -48,6 +49,13 @@ class Gateway(Starlette):
     def cache(self) -> Cache:
         """The response cache: ``await gateway.cache.purge(tag="product-7")``."""
         return self.runtime.cache
+
+    @property
+    def express(self) -> Express | None:
+        """The short ways of the current generation; None while there are none, or the user's own layers come first."""
+        if self._plain and self.live.is_up and not self.user_middleware and not self.router.routes:
+            return self.live.current.express
+        return None
 
     @property
     def generation(self) -> Generation:

@@ -55,6 +55,7 @@ class HeadReader:
         "expects_continue",
         "fields",
         "is_http_11",
+        "is_plain",
         "keep_alive",
         "length",
         "method",
@@ -77,6 +78,9 @@ class HeadReader:
         """In origin or asterisk form; an absolute target is taken apart."""
         self.is_http_11 = True
         self.fields: Fields = []
+        """The very same list as long as a connection repeats its header section: not to be changed."""
+        self.is_plain = False
+        """Whether this is a GET of HTTP/1.1 for a path of plain characters, with no body and nothing to negotiate."""
         self.length: int | None = None
         """What Content-Length announces, in bytes; None without the field."""
         self.chunked = False
@@ -99,6 +103,7 @@ class HeadReader:
         """
         line_end = head.find(b"\r\n")
         self.method = self.target = b""
+        self.is_plain = False
         words = head[:line_end].split(b" ")
         if len(words) > 1 and len(words[1]) > self._max_target_bytes:
             raise TargetTooLong(f"a target of {len(words[1])} bytes")
@@ -153,14 +158,15 @@ class HeadReader:
                 and words[1][0] == 0x2F
             ):
                 self._plain_block = head[line_end:]
-                self._plain_fields = self.fields.copy()
+                self._plain_fields = self.fields
+                self.is_plain = not self.upgrade and _PLAIN_TARGET.fullmatch(self.target) is not None
                 self._plain_keep_alive = self.keep_alive
 
     def _repeat(self) -> None:
         """Read a head whose header section is that of the last plain GET."""
-        self.is_http_11 = True
+        self.is_http_11 = self.is_plain = True
         self.keep_alive = self._plain_keep_alive
-        self.fields = self._plain_fields.copy()
+        self.fields = self._plain_fields
         self.length = None
         self.chunked = self.expects_continue = False
         self.upgrade = b""
