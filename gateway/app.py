@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.config.document import Config
 from gateway.config.load import load_config
-from gateway.express import Express
 from gateway.http.target import cut_root_path
 from gateway.live import Live
 from gateway.middleware.cache import Cache
@@ -51,11 +50,9 @@ class Gateway(Starlette):
         return self.runtime.cache
 
     @property
-    def express(self) -> Express | None:
-        """The short ways of the current generation; None while there are none, or the user's own layers come first."""
-        if self._plain and self.live.is_up and not self.user_middleware and not self.router.routes:
-            return self.live.current.express
-        return None
+    def is_plain(self) -> bool:
+        """Whether nothing of the user's own, added with Starlette's methods, comes before the table."""
+        return self._plain and not self.user_middleware and not self.router.routes
 
     @property
     def generation(self) -> Generation:
@@ -64,7 +61,7 @@ class Gateway(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # With nothing of the user's own in it, Starlette's stack only costs: 5 us of its exception layers a request.
-        if self._plain and not self.user_middleware and not self.router.routes and scope["type"] != "lifespan":
+        if self.is_plain and scope["type"] != "lifespan":
             if self._loop is not asyncio.get_running_loop() or scope["root_path"]:
                 await self._serve(scope, receive, send)
             else:

@@ -144,7 +144,7 @@ class Admitted:
     trusted peer gave one. ``heads`` is for whoever sends the request on, to keep what was made of the fields.
     """
 
-    __slots__ = ("fields", "heads", "host", "identity", "public_host", "request_id")
+    __slots__ = ("fields", "has_weak_tags", "heads", "host", "identity", "public_host", "request_id")
 
     def __init__(self, identity: Identity, host: str, public_host: bytes, request_id: str, fields: Fields) -> None:
         self.identity = identity
@@ -152,6 +152,7 @@ class Admitted:
         self.public_host = public_host
         self.request_id = request_id
         self.fields = fields
+        self.has_weak_tags = any(name == b"if-none-match" and b"W/" in value for name, value in fields)
         self.heads: dict[object, list[bytes]] = {}
 
     def describe(self, exchange: Exchange, request_id: str) -> None:

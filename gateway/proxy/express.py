@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from gateway.errors import ClientLeft, ConnectionBroken
 from gateway.exchange import SCOPE_KEY, Admitted, Attempt, Exchange, Message, ResponseRule, Scope
-from gateway.http.fields import Fields, get_first
+from gateway.http.fields import Fields
 from gateway.http.hop_by_hop import inbound_fields, is_plain_connection
 from gateway.proxy.outbound import Outbound
 from gateway.upstream.endpoint import Endpoint
@@ -121,7 +121,7 @@ def _after(rules: Iterable[ResponseRule], fields: Fields, scheme: str) -> Fields
 
 
 class ExpressRoute:
-    """A route for which there is a short way. ``name`` is the route's; ``is_coded`` says that its answers may be.
+    """A route for which there is a short way. ``name`` is the route's.
 
     ``timeout_s``, ``attempt_timeout_s`` (0 for none) and ``idle_timeout_s`` as for ``ProxyHandler``; ``retried`` are
     statuses after which another attempt may follow.
@@ -151,7 +151,8 @@ class ExpressRoute:
         self.plain_fields = plain_fields
         self.hidden = plain_fields.hidden
         self._retried = retried | _NOT_PLAIN_STATUSES
-        self._compression = compression
+        self.is_coded = compression is not None
+        """Whether tags that the client knows may have been weakened: the upstream needs to see their strong form."""
         self._coded_from = compression.min_size if compression is not None else 0
         self._id_line = request_id_name + b": " if request_id_name else b""
         self._added = {
@@ -182,13 +183,6 @@ class ExpressRoute:
         fields = self.outbound.fields_for(endpoint, self.outbound.fields(scope, exchange))
         head = request_head(b"GET", b"/", fields, None)
         return head.removeprefix(b"GET /").split(self._mark.encode("ascii"))
-
-    def takes(self, admitted: Admitted) -> bool:
-        """Whether requests with this header section may go the short way."""
-        if self._compression is None:
-            return True
-        # Tags that the coding has weakened are given their strong form for the upstream.
-        return b"W/" not in (get_first(admitted.fields, b"if-none-match") or b"")
 
     def public_head(self, response: InboundResponse, exchange: Exchange, date_line: bytes) -> tuple[bytes, bool] | None:
         """The lines of the client's response head, and whether the length is among them; None if it takes more work."""
@@ -244,14 +238,13 @@ class ExpressExchange:
         self._connection: Http1Connection | None = None
         self.endpoint: Endpoint
 
-    def send(self, endpoint: Endpoint, admitted: Admitted, scope: Scope) -> None:
-        """Send the request to ``endpoint``, which counts it in flight already."""
+    def send(self, endpoint: Endpoint, admitted: Admitted, target: bytes) -> None:
+        """Send the request for ``target`` to ``endpoint``, which counts it in flight already."""
         self.endpoint = endpoint
         exchange, route, transport = self.exchange, self.route, endpoint.transport
         if not isinstance(transport, Http1Transport):
             self.go_on()
             return
-        target = route.outbound.target_for(endpoint, scope, exchange.params)
         head = route.head(admitted, endpoint, target, exchange.request_id)
         connection = transport.take_idle(exchange.started)
         if connection is None:

@@ -324,7 +324,7 @@ class _Serving:
 
 
 def _short_ways(app: ASGIApp) -> Callable[[], Express | None] | None:
-    return (lambda: app.express) if isinstance(app, Gateway) else None
+    return (lambda: app.live.express) if isinstance(app, Gateway) and app.is_plain else None
 
 
 async def _end(task: asyncio.Future[None]) -> None:

@@ -306,7 +306,11 @@ class Http1Connection(FlowControl):
         self._outstanding = 0 if self._is_head or status == 204 or status == 304 else framing
         if framing == CHUNKED:
             self._decoder = ChunkedDecoder(self._owner.max_response_header)
-        piece = self._take_body(rest)
+        if framing == len(rest) == self._outstanding:
+            # Most bodies are short, and here with their head.
+            piece, self._outstanding = rest, 0
+        else:
+            piece = self._take_body(rest)
         response = InboundResponse(
             status,
             fields,

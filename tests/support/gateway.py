@@ -229,7 +229,7 @@ async def _lifespan(app: ASGIApp) -> AsyncIterator[None]:
 
 
 def _short_ways(app: ASGIApp) -> Callable[[], Express | None] | None:
-    return (lambda: app.express) if isinstance(app, Gateway) else None
+    return (lambda: app.live.express) if isinstance(app, Gateway) and app.is_plain else None
 
 
 async def _end(state: ServerState) -> None:
