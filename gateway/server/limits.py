@@ -10,6 +10,7 @@ from email.utils import formatdate
 from typing import Protocol
 
 from gateway.express import Express
+from gateway.server.framing import FieldLines
 from gateway.server.refusal import Refusal
 
 NEVER = float("inf")
@@ -96,6 +97,7 @@ class Connections:
         self.limits = limits
         self.on_refused = on_refused
         self.express = express or _no_express
+        self.known_lines = FieldLines()
         self.clock = clock
         self.draining = False
         self.date_line = b""

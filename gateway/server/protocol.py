@@ -102,6 +102,7 @@ class GatewayProtocol(asyncio.Protocol):
             max_header_bytes=limits.max_header_bytes,
             max_headers=limits.max_headers,
             max_target_bytes=limits.max_target_bytes,
+            known_lines=connections.known_lines,
         )
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self._scope: Scope = {}
