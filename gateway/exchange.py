@@ -141,10 +141,10 @@ class Admitted:
     """A header section that has been let in: who sent it, and what of it may be read.
 
     Requests that repeat the section to the byte, on the same connection, share it. ``request_id`` is empty unless a
-    trusted peer gave one. ``heads`` is for whoever sends the request on, to keep what was made of the fields.
+    trusted peer gave one. ``notes`` is for whoever handles the requests, to keep what was made of the fields.
     """
 
-    __slots__ = ("fields", "has_weak_tags", "heads", "host", "identity", "public_host", "request_id")
+    __slots__ = ("fields", "has_weak_tags", "host", "identity", "notes", "public_host", "request_id")
 
     def __init__(self, identity: Identity, host: str, public_host: bytes, request_id: str, fields: Fields) -> None:
         self.identity = identity
@@ -153,7 +153,7 @@ class Admitted:
         self.request_id = request_id
         self.fields = fields
         self.has_weak_tags = any(name == b"if-none-match" and b"W/" in value for name, value in fields)
-        self.heads: dict[object, list[bytes]] = {}
+        self.notes: dict[object, Any] = {}
 
     def describe(self, exchange: Exchange, request_id: str) -> None:
         """Write down who sent the request; ``request_id`` is for one that brought none."""

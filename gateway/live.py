@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.config.document import Config
 from gateway.errors import Overloaded
-from gateway.express import Express
+from gateway.express.table import Express
 from gateway.http.problem import problem_response
 from gateway.pipeline import Generation
 

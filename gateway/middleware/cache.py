@@ -29,7 +29,7 @@ from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange
 from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting
 from gateway.http.cache_status import Forward
 from gateway.http.caching import StoragePolicy, reuse
-from gateway.http.fields import get_joined
+from gateway.http.fields import Fields, get_joined
 from gateway.http.location import mount_prefix
 from gateway.http.vary import Selectors, selectors_of, selects
 from gateway.middleware.cache_answer import holds_already, send_entry, send_head_only
@@ -128,24 +128,16 @@ class CacheMiddleware:
         entries = self.cache.store.get_now(key, now)
         headers = scope["headers"]
         # The short way, for most requests to a warm cache: nothing is asked of the cache, and the answer is fresh.
-        if entries and method == "GET" and self._deciding.isdisjoint([field[0] for field in headers]):
-            for entry in entries:
-                if entry.selectors and not selects(entry.selectors, headers):
-                    continue
-                freshness, body = entry.freshness, entry.body
-                if now >= freshness.fresh_until or body is None:
-                    break
-                if not freshness.for_authorized and self.identified(scope):
-                    break
+        if entries and method == "GET" and self.asks_nothing(headers):
+            entry = _fresh_of(entries, headers, now)
+            if entry is not None and (entry.freshness.for_authorized or not self.identified(scope)):
                 exchange = scope.get(SCOPE_KEY)
                 if exchange is not None:
                     exchange.cache = "hit"
-                fields = [*entry.fields, (b"age", b"%d" % max(0.0, now - freshness.birth))]
-                if self._report.enabled:
-                    fields.append((b"cache-status", self._report.hit(key, freshness.fresh_until - now)))
+                fields = [*entry.fields, *self._report.stored_fields(key, entry, now)]
                 start = {"type": "http.response.start", "status": entry.status, "headers": fields, WHOLE_FOLLOWS: True}
                 await send(start)
-                await send({"type": "http.response.body", "body": body})
+                await send({"type": "http.response.body", "body": entry.body})
                 return
         request = CacheRequest(
             scope,
@@ -165,9 +157,29 @@ class CacheMiddleware:
 
     def _key(self, scope: Scope) -> CacheKey:
         scheme, host, target = _public_parts(scope)
+        return self.key(scheme, host, target, scope["headers"])
+
+    def key(self, scheme: str, host: bytes, target: bytes, headers: Fields) -> CacheKey:
+        """The key of a GET with the fields ``headers``; scheme, host and target as the client has them."""
         if self._keys_as_sent:
             return (self.keys.namespace, scheme, host, target, ())
-        return self.keys.key(scheme, host, target, scope["headers"])
+        return self.keys.key(scheme, host, target, headers)
+
+    def asks_nothing(self, headers: Fields) -> bool:
+        """Whether no field decides how the store may be used."""
+        return self._deciding.isdisjoint([field[0] for field in headers])
+
+    def fresh_now(self, key: CacheKey, headers: Fields, now: float) -> Entry | None:
+        """The answer for a GET that asks nothing, from a client whom nobody has identified; None to have it called."""
+        entries = self.cache.store.get_now(key, now)
+        return _fresh_of(entries, headers, now) if entries else None
+
+    def hit_lines(self, key: CacheKey, entry: Entry, now: float) -> bytes:
+        """Age and Cache-Status of such an answer, as lines of a head."""
+        age = b"age: %d\r\n" % entry.freshness.age_s(now)
+        if not self._report.enabled:
+            return age
+        return age + b"cache-status: " + self._report.hit(key, entry.freshness.fresh_until - now) + b"\r\n"
 
     async def _answer(self, request: CacheRequest, entries: Sequence[Entry] | None, now: float) -> None:
         """From the store if that is allowed, else from the upstream."""
@@ -221,6 +233,14 @@ class CacheMiddleware:
         if entry.body is None:
             entry.body = await self.cache.store.read(entry)
         return entry.body is not None
+
+
+def _fresh_of(entries: Sequence[Entry], headers: Fields, now: float) -> Entry | None:
+    """The entry that a request with ``headers`` selects, if it is fresh and its body at hand."""
+    for entry in entries:
+        if not entry.selectors or selects(entry.selectors, headers):
+            return entry if now < entry.freshness.fresh_until and entry.body is not None else None
+    return None
 
 
 def _public_parts(scope: Scope) -> PublicParts:

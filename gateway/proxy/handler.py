@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -14,7 +15,6 @@ from gateway.exchange import BEGUN_KEY, WHOLE_FOLLOWS, Attempt, Exchange, Messag
 from gateway.http.fields import Fields, get_first
 from gateway.http.hop_by_hop import inbound_fields
 from gateway.proxy.client_watch import ClientWatch
-from gateway.proxy.express import ExpressExchange
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.relay import interim_relay, relay
 from gateway.proxy.request_body import RequestBody, has_body
@@ -29,6 +29,22 @@ _GATEWAY_STATUSES = frozenset([502, 503, 504])
 
 # What ``answer_rules`` look at: most answers have none of it.
 _RULED = frozenset([b"location", b"content-location", b"refresh", b"set-cookie"])
+
+
+class Begun(Protocol):
+    """A first attempt that was begun on the short way; times are monotonic seconds."""
+
+    endpoint: Endpoint
+    """Chosen, and counted in flight."""
+    deadline: float
+    """When the route's time to the response head is over."""
+    is_sent: bool
+    """Whether the attempt was made."""
+    was_stale: bool
+    """Whether it met a connection that the upstream had closed, and so counts for nothing."""
+
+    def outcome(self) -> InboundResponse:
+        """The response that came; raises what happened in its place."""
 
 
 class ProxyHandler:
@@ -124,7 +140,7 @@ class ProxyHandler:
         """The endpoint that answered, still held unless the answer is whole, and its answer."""
         policy, method, upstream = self._retry, exchange.method, self.upstream
         fields = self._outbound.fields(scope, exchange)
-        begun: ExpressExchange | None = scope.get(BEGUN_KEY)
+        begun: Begun | None = scope.get(BEGUN_KEY)
         deadline = self._clock() + self._timeout_s if begun is None else begun.deadline
         tried: list[Endpoint] = []
         last: tuple[Endpoint, InboundResponse] | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Protocol
 
-from gateway.express import Express
+from gateway.express.table import Express
 from gateway.server.framing import FieldLines
 from gateway.server.refusal import Refusal
 

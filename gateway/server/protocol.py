@@ -22,11 +22,11 @@ from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
 from gateway.exchange import BEGUN_KEY, Admitted, Exchange
-from gateway.express import Express
+from gateway.express.proxied import ProxiedLane
+from gateway.express.table import Express
 from gateway.http.fields import Fields
-from gateway.proxy.express import ExpressRoute
 from gateway.server.cycle import Cycle
-from gateway.server.express_cycle import ExpressCycle
+from gateway.server.express_cycle import ExpressCycle, write_whole
 from gateway.server.framing import HEAD_END, HeadReader
 from gateway.server.incoming_body import IncomingBody
 from gateway.server.limits import NEVER, Connections, SendWatch
@@ -43,6 +43,8 @@ DRAIN_GRACE_S = 1.0
 """For a request that is on its way on an idle connection when the drain begins: it is answered, as the last one."""
 # Connections beyond max_connections that may hear so at a time; the others are cut.
 _MAX_TURNED_AWAY = 256
+# Pipelined requests that are answered before others have their turn.
+_MAX_AT_ONCE = 64
 
 _CR = 0x0D
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*")
@@ -58,6 +60,7 @@ class GatewayProtocol(asyncio.Protocol):
         "_admitted",
         "_admitted_by",
         "_admitted_fields",
+        "_answered_at_once",
         "_app_state",
         "_body",
         "_buffer",
@@ -122,6 +125,7 @@ class GatewayProtocol(asyncio.Protocol):
         """What was found out about the header section that the client repeats; None when it has to be judged anew."""
         self._admitted_by: Express | None = None
         self._admitted_fields: Fields | None = None
+        self._answered_at_once = 0
         self._body: IncomingBody | None = None
         """The request body while it is incomplete."""
         self._read_paused = False
@@ -166,7 +170,7 @@ class GatewayProtocol(asyncio.Protocol):
         if phase == _EXCHANGE:
             self._continue_exchange(data)
         elif phase < _EXCHANGE or phase == _IDLE:
-            self._read_head(data)
+            self._read_heads(data)
         elif phase == _LINGER:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
@@ -192,8 +196,14 @@ class GatewayProtocol(asyncio.Protocol):
 
     # Requests.
 
-    def _read_head(self, data: bytes) -> None:
-        """Take ``data`` as the beginning, or more, of a request head."""
+    def _read_heads(self, data: bytes) -> None:
+        """Take ``data`` as the beginning, or more, of a request head; of several where one is answered at once."""
+        self._answered_at_once = 0
+        while data:
+            data = self._read_head(data)
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Take a head; what is left of ``data`` when its request has been answered."""
         buffer = self._buffer
         if buffer:
             searched = max(0, len(buffer) - 3)
@@ -208,25 +218,25 @@ class GatewayProtocol(asyncio.Protocol):
                 # Empty lines before a request line are ignored, RFC 9112 section 2.2.
                 data = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]  # it matches no line as well
                 if not data:
-                    return
+                    return b""
                 if data[0] == _CR and len(data) > 1:
                     self.refuse(BadRequest("a bare CR before the request line"))
-                    return
+                    return b""
             buffer = data
             end = data.find(HEAD_END)
         try:
             if end < 0:
                 self._begin_head(buffer)
                 self._reader.check_partial(buffer)
-                return
+                return b""
             end += 4
             size = len(buffer)
             self._buffer = b""
             self._reader.read(bytes(buffer[:end]) if end < size or buffer is not data else data)
         except ClientError as error:
             self.refuse(error)
-            return
-        self._begin_exchange(bytes(buffer[end:]) if end < size else b"")
+            return b""
+        return self._begin_exchange(bytes(buffer[end:]) if end < size else b"")
 
     def _begin_head(self, head: bytes | bytearray) -> None:
         """Keep an incomplete head; its time runs from the connection's or the request's first moment."""
@@ -238,8 +248,8 @@ class GatewayProtocol(asyncio.Protocol):
             self.deadline = self._since + self.connections.limits.header_timeout_s
         self._phase = _HEAD
 
-    def _begin_exchange(self, rest: bytes) -> None:
-        """Start the application on a request whose head is read; ``rest`` is what came with it."""
+    def _begin_exchange(self, rest: bytes) -> bytes:
+        """Serve a request whose head is read; ``rest`` is what came with it, and is returned when that was done."""
         reader = self._reader
         has_body = reader.chunked or bool(reader.length)
         if (
@@ -249,11 +259,14 @@ class GatewayProtocol(asyncio.Protocol):
             and self._config.ws_protocol_class is not None
         ):
             self._become_websocket(rest)
-            return
+            return b""
         self._phase = _EXCHANGE
         self.deadline = NEVER
         if reader.is_plain and self._begin_express(rest):
-            return
+            if self._phase != _IDLE:
+                return b""
+            self._buffer = b""
+            return rest
         self._cycle = cycle = Cycle(
             self,
             self._transport,
@@ -272,9 +285,10 @@ class GatewayProtocol(asyncio.Protocol):
                     rest = self._read_body(cycle, self._body, rest)
                 except BadRequest as error:
                     self.refuse(error)
-                    return
+                    return b""
         self._buffer = rest
         self._run(cycle, self._config.loaded_app, scope)
+        return b""
 
     def _request_scope(self, cycle: Cycle) -> Scope:
         extensions: dict[str, Any] = {
@@ -307,9 +321,18 @@ class GatewayProtocol(asyncio.Protocol):
         self._buffer = rest
         return express.begin(self._admitted, reader.target, self)
 
-    def begin_express(self, express: Express, route: ExpressRoute, exchange: Exchange) -> ExpressCycle:
+    def answer_at_once(self, status: int, lines: bytes, body: bytes) -> bool:
+        if self.write_paused is not None or self._answered_at_once >= _MAX_AT_ONCE:
+            return False
+        self._answered_at_once += 1
         keep_alive = self._reader.keep_alive and not self.connections.draining
-        self._cycle = cycle = ExpressCycle(express, route, exchange, self, self._transport, keep_alive)
+        write_whole(self._transport, status, lines, body, keep_alive=keep_alive)
+        self._end_exchange(keep_alive, is_read=True)
+        return True
+
+    def begin_express(self, express: Express, lane: ProxiedLane, exchange: Exchange) -> ExpressCycle:
+        keep_alive = self._reader.keep_alive and not self.connections.draining
+        self._cycle = cycle = ExpressCycle(express, lane, exchange, self, self._transport, keep_alive)
         return cycle
 
     def leave_express(self, begun: ExpressCycle, app: ASGIApp) -> None:
@@ -411,12 +434,19 @@ class GatewayProtocol(asyncio.Protocol):
 
     def response_done(self, cycle: Cycle | ExpressCycle) -> None:
         """The last byte of the answer is written: on to the next request, or close."""
+        self._end_exchange(cycle.keep_alive, cycle.body_complete)
+        if self._phase == _IDLE and self._buffer:
+            waiting, self._buffer = bytes(self._buffer), b""
+            self._read_heads(waiting)
+
+    def _end_exchange(self, keep_alive: bool, is_read: bool) -> None:
+        """Be ready for the next request, or close; ``is_read`` says whether the last byte of this one has come."""
         self._server_state.total_requests += 1
         self._cycle = self._body = None
         if self._transport.is_closing():
             return
-        if not cycle.keep_alive:
-            if cycle.body_complete and not self._buffer:
+        if not keep_alive:
+            if is_read and not self._buffer:
                 self._close()
             else:
                 self._linger()
@@ -429,9 +459,6 @@ class GatewayProtocol(asyncio.Protocol):
         self.is_sending = True
         if self._read_paused:
             self._resume_reading()
-        if self._buffer:
-            waiting, self._buffer = bytes(self._buffer), b""
-            self._read_head(waiting)
 
     def forget_task(self, task: asyncio.Task[None] | None) -> None:
         """The application has returned."""

@@ -20,7 +20,7 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import ServerState
 
 from gateway.app import Gateway
-from gateway.express import Express
+from gateway.express.table import Express
 from gateway.server.limits import Connections, Limits
 from gateway.server.notify import notify_ready, notify_reloading, notify_stopping
 from gateway.server.protocol import GatewayProtocol

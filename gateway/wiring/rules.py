@@ -86,6 +86,11 @@ def added_fields(*, pseudonym: str, request_id_header: str) -> FieldsMaker:
     return added
 
 
+def hidden_names(config: RouteConfig) -> frozenset[bytes]:
+    """Fields of upstreams' answers that clients do not see."""
+    return frozenset(name.lower().encode("ascii") for name in config.hide_headers)
+
+
 def cache_query(cache: CacheConfig) -> QuerySetting:
     """Which parameters of the query enter the cache key."""
     query = cache.query

@@ -1,21 +1,16 @@
-"""The short way of a plain exchange: a request without a body to a connection that idles, an answer that needs no work.
-
-``ProxyHandler`` and the layers before it say what an exchange means; this is what is left of them when there is nothing
-to wait for but the upstream. Their rules are asked once for each header section and each field, and remembered. What
-turns out not to be plain goes on through the layers from where it stands: the handler takes over the endpoint, the
-attempt and what came of it, and decides about retries, coding and streaming.
-"""
+"""The lane to an upstream: a request to a connection that idles, and an answer that is there whole."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
-from typing import Any, Protocol
+import time
+from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ClientLeft, ConnectionBroken
-from gateway.exchange import SCOPE_KEY, Admitted, Attempt, Exchange, Message, ResponseRule, Scope
+from gateway.exchange import Admitted, Attempt, Exchange
+from gateway.express.fields import COMPRESSIBLE, HAS_DATE, HAS_LENGTH, NOT_PLAIN, Compression, PlainFields, lines_of
 from gateway.http.fields import Fields
-from gateway.http.hop_by_hop import inbound_fields, is_plain_connection
+from gateway.http.hop_by_hop import inbound_fields
 from gateway.proxy.outbound import Outbound
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.http1 import Http1Transport
@@ -24,104 +19,16 @@ from gateway.upstream.http1_request import request_head
 from gateway.upstream.messages import InboundResponse
 from gateway.upstream.pool import Upstream
 
-Field = tuple[bytes, bytes]
+if TYPE_CHECKING:
+    from gateway.express.table import Express, ExpressClient, Way
 
-HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN = 1, 2, 4, 8
-"""What a field says about its response."""
-
-_MAX_REMEMBERED = 1024
-# What they become depends on where the client thinks it is.
-_REFERENCES = frozenset([b"location", b"content-location", b"refresh"])
 # Without a body, or of meaning to retries and outlier detection.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304, 502, 503, 504])
-_DROPPED = 0, b""
+_NO_SCOPE: dict[str, Any] = {}
 
 
-class Compression(Protocol):
-    """What decides about the coding of answers."""
-
-    min_size: int
-
-    def is_compressible(self, media_type: bytes) -> bool: ...
-
-
-class PlainFields(dict[Field, tuple[int, bytes]]):
-    """What becomes of a field of an upstream's response: what it says about it, and its line for the client.
-
-    The line is empty for what is dropped: ``hidden`` fields, those of the hop, and ``own``, which the gateway adds
-    itself.
-    """
-
-    def __init__(
-        self,
-        *,
-        hidden: frozenset[bytes],
-        own: frozenset[bytes],
-        answer_rules: tuple[ResponseRule, ...],
-        response_rules: tuple[ResponseRule, ...],
-        compression: Compression | None,
-    ) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self._own = own
-        self._answer_rules = answer_rules
-        self._response_rules = response_rules
-        self._compression = compression
-
-    def __missing__(self, field: Field) -> tuple[int, bytes]:
-        verdict = self._judge(field)
-        # What is one client's alone is not to be kept.
-        if field[0] != b"set-cookie":
-            if len(self) >= _MAX_REMEMBERED:
-                self.clear()
-            self[field] = verdict
-        return verdict
-
-    def added(self, scheme: str) -> Fields:
-        """What the route's rules add to a response with none of the names that they look at."""
-        return _after(self._response_rules, [], scheme)
-
-    def _judge(self, field: Field) -> tuple[int, bytes]:
-        name, value = field
-        if name == b"connection":
-            return _DROPPED if is_plain_connection(value) else (NOT_PLAIN, b"")
-        if name in self._own or not inbound_fields([field], drop=self.hidden):
-            return _DROPPED
-        if name in _REFERENCES:
-            return NOT_PLAIN, b""
-        if name == b"set-cookie":
-            (field,) = _after(self._answer_rules, [field], "https")
-        if _after(self._response_rules, [field], "https") != [field, *self.added("https")]:
-            return NOT_PLAIN, b""
-        return self._flags(name, value), b"%b: %b\r\n" % field
-
-    def _flags(self, name: bytes, value: bytes) -> int:
-        if name == b"content-length":
-            return HAS_LENGTH
-        if name == b"date":
-            return HAS_DATE
-        if self._compression is not None:
-            if name == b"content-encoding":
-                return NOT_PLAIN
-            if name == b"content-type" and self._compression.is_compressible(value):
-                return COMPRESSIBLE
-        return 0
-
-
-def _after(rules: Iterable[ResponseRule], fields: Fields, scheme: str) -> Fields:
-    """``fields`` after ``rules``, none of which looks at more of an exchange than its scheme."""
-    exchange = Exchange("GET", b"/")
-    exchange.scheme = scheme
-    scope: Scope = {SCOPE_KEY: exchange, "headers": []}
-    message: Message = {"type": "http.response.start", "status": 200, "headers": list(fields)}
-    for rule in rules:
-        rule(scope, message)
-    found: Fields = message["headers"]
-    return found
-
-
-class ExpressRoute:
-    """A route for which there is a short way. ``name`` is the route's.
+class ProxiedLane:
+    """A route whose requests go to one upstream. ``name`` is the route's.
 
     ``timeout_s``, ``attempt_timeout_s`` (0 for none) and ``idle_timeout_s`` as for ``ProxyHandler``; ``retried`` are
     statuses after which another attempt may follow.
@@ -155,12 +62,28 @@ class ExpressRoute:
         """Whether tags that the client knows may have been weakened: the upstream needs to see their strong form."""
         self._coded_from = compression.min_size if compression is not None else 0
         self._id_line = request_id_name + b": " if request_id_name else b""
-        self._added = {
-            scheme: b"".join(b"%b: %b\r\n" % field for field in plain_fields.added(scheme))
-            for scheme in ("http", "https")
-        }
+        self._added = {scheme: lines_of(plain_fields.added(scheme)) for scheme in ("http", "https")}
         # Stands where the request id comes in heads that are kept; nobody outside can know it.
         self._mark = secrets.token_hex(16)
+
+    def begin(self, express: Express, admitted: Admitted, target: bytes, way: Way, client: ExpressClient) -> bool:
+        """Send the request; False when no endpoint has room. Raises NoEndpoint."""
+        if self.is_coded and admitted.has_weak_tags:
+            return False
+        exchange = express.exchange(admitted, target, way)
+        upstream = self.upstream
+        scope = way.scope(admitted, target, exchange) if upstream.looks_at_requests else _NO_SCOPE
+        endpoint = upstream.try_acquire(scope)
+        if endpoint is None:
+            return False
+        express.enter()
+        exchange.decision = upstream.decision
+        out = way.targets.get(endpoint.base_path)
+        if out is None:
+            scope = way.scope(admitted, target, exchange)
+            out = way.targets[endpoint.base_path] = self.outbound.target_for(endpoint, scope, way.params)
+        client.begin_express(express, self, exchange).send(endpoint, admitted, out)
+        return True
 
     def public_interim(self, fields: Fields) -> Fields:
         """What the client sees of the fields of an interim response."""
@@ -169,9 +92,9 @@ class ExpressRoute:
     def head(self, admitted: Admitted, endpoint: Endpoint, target: bytes, request_id: str) -> bytes:
         """The request to ``endpoint``, up to its empty line."""
         key = endpoint if self.outbound.is_for_endpoint else self
-        parts = admitted.heads.get(key)
+        parts: list[bytes] | None = admitted.notes.get(key)
         if parts is None:
-            parts = admitted.heads[key] = self._head_parts(admitted, endpoint)
+            parts = admitted.notes[key] = self._head_parts(admitted, endpoint)
         return b"GET " + target + request_id.encode("ascii").join(parts)
 
     def _head_parts(self, admitted: Admitted, endpoint: Endpoint) -> list[bytes]:
@@ -221,15 +144,15 @@ class ExpressExchange:
         "exchange",
         "is_over",
         "is_sent",
+        "lane",
         "response",
-        "route",
         "was_stale",
     )
 
-    def __init__(self, route: ExpressRoute, exchange: Exchange) -> None:
-        self.route = route
+    def __init__(self, lane: ProxiedLane, exchange: Exchange) -> None:
+        self.lane = lane
         self.exchange = exchange
-        self.deadline = exchange.started + route.timeout_s
+        self.deadline = exchange.started + lane.timeout_s
         self.is_sent = False
         self.was_stale = False
         self.response: InboundResponse | None = None
@@ -241,11 +164,11 @@ class ExpressExchange:
     def send(self, endpoint: Endpoint, admitted: Admitted, target: bytes) -> None:
         """Send the request for ``target`` to ``endpoint``, which counts it in flight already."""
         self.endpoint = endpoint
-        exchange, route, transport = self.exchange, self.route, endpoint.transport
+        exchange, lane, transport = self.exchange, self.lane, endpoint.transport
         if not isinstance(transport, Http1Transport):
             self.go_on()
             return
-        head = route.head(admitted, endpoint, target, exchange.request_id)
+        head = lane.head(admitted, endpoint, target, exchange.request_id)
         connection = transport.take_idle(exchange.started)
         if connection is None:
             self.go_on()
@@ -256,8 +179,8 @@ class ExpressExchange:
         connection.begin(
             self,
             head,
-            deadline=exchange.started + route.head_s,
-            timeouts=route.timeouts,
+            deadline=exchange.started + lane.head_s,
+            timeouts=lane.timeouts,
             on_interim=self.inform,
         )
 
@@ -303,12 +226,12 @@ class ExpressExchange:
 
     def settle(self, response: InboundResponse) -> None:
         """A plain answer, complete by now: the endpoint has done well and is free."""
-        exchange, endpoint, upstream = self.exchange, self.endpoint, self.route.upstream
+        exchange, endpoint, upstream = self.exchange, self.endpoint, self.lane.upstream
         attempt = exchange.attempts[0]
         attempt.status = exchange.status = response.status_code
-        attempt.head_s = exchange.finished - attempt.started
+        attempt.head_s = time.monotonic() - attempt.started
         attempt.outcome = "ok"
-        exchange.upstream = self.route.upstream_name
+        exchange.upstream = self.lane.upstream_name
         upstream.release(endpoint)
         upstream.record(endpoint, ok=True)
 
@@ -319,8 +242,8 @@ class ExpressExchange:
         self.is_over = True
         if self._connection is not None:
             self._connection.abandon(self)
-        upstream, exchange = self.route.upstream, self.exchange
-        exchange.upstream = self.route.upstream_name
+        upstream, exchange = self.lane.upstream, self.exchange
+        exchange.upstream = self.lane.upstream_name
         upstream.release(self.endpoint)
         exchange.error = ClientLeft("the client left")
         exchange.status = ClientLeft.status
