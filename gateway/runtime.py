@@ -11,6 +11,7 @@ from pathlib import Path
 from gateway.config.document import Config
 from gateway.config.server import CacheStoreConfig
 from gateway.exchange import Recorder
+from gateway.express.mounted import MountedExpress
 from gateway.middleware.access_log import AccessLog
 from gateway.middleware.cache import Cache
 from gateway.middleware.concurrency import InFlight
@@ -57,6 +58,8 @@ class Runtime:
         form = config.server.access_log
         self.access_log = None if form == "off" else AccessLog(form)
         self.client_watch: ClientWatch | None = None
+        self.mounted: MountedExpress
+        """The short way under other servers, once it is started."""
         self.upstreams: dict[str, Upstream] = {}
         """Those of the current generation, by name."""
         self.fetch = Fetcher(self.ticker)
@@ -70,6 +73,7 @@ class Runtime:
     async def start(self) -> None:
         """Begin what runs on the event loop."""
         self.client_watch = ClientWatch(self.ticker, body_timeout_s=self.config.server.limits.body_timeout)
+        self.mounted = MountedExpress(self.ticker)
         if self.access_log is not None:
             self.access_log.start(self.ticker)
         self.ticker.add(self._sweep)

@@ -17,7 +17,12 @@ HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN = 1, 2, 4, 8
 _MAX_REMEMBERED = 1024
 # What they become depends on where the client thinks it is.
 _REFERENCES = frozenset([b"location", b"content-location", b"refresh"])
-_DROPPED = 0, b""
+
+Verdict = tuple[int, bytes, Field | None]
+"""What a field says about its response, its line for the client, and the field itself; nothing of it when dropped."""
+
+_DROPPED: Verdict = 0, b"", None
+_WORK: Verdict = NOT_PLAIN, b"", None
 
 
 class Compression(Protocol):
@@ -28,11 +33,10 @@ class Compression(Protocol):
     def is_compressible(self, media_type: bytes) -> bool: ...
 
 
-class PlainFields(dict[Field, tuple[int, bytes]]):
-    """What becomes of a field of an upstream's response: what it says about it, and its line for the client.
+class PlainFields(dict[Field, Verdict]):
+    """What becomes of a field of an upstream's response.
 
-    The line is empty for what is dropped: ``hidden`` fields, those of the hop, and ``own``, which the gateway adds
-    itself.
+    Dropped are ``hidden`` fields, those of the hop, and ``own``, which the gateway adds itself.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class PlainFields(dict[Field, tuple[int, bytes]]):
         self._response_rules = response_rules
         self._compression = compression
 
-    def __missing__(self, field: Field) -> tuple[int, bytes]:
+    def __missing__(self, field: Field) -> Verdict:
         verdict = self._judge(field)
         # What is one client's alone is not to be kept.
         if field[0] != b"set-cookie":
@@ -64,19 +68,19 @@ class PlainFields(dict[Field, tuple[int, bytes]]):
         """What the route's rules add to a response with none of the names that they look at."""
         return after_rules(self._response_rules, [], scheme)
 
-    def _judge(self, field: Field) -> tuple[int, bytes]:
+    def _judge(self, field: Field) -> Verdict:
         name, value = field
         if name == b"connection":
-            return _DROPPED if is_plain_connection(value) else (NOT_PLAIN, b"")
+            return _DROPPED if is_plain_connection(value) else _WORK
         if name in self._own or not inbound_fields([field], drop=self.hidden):
             return _DROPPED
         if name in _REFERENCES:
-            return NOT_PLAIN, b""
+            return _WORK
         if name == b"set-cookie":
             (field,) = after_rules(self._answer_rules, [field], "https")
         if after_rules(self._response_rules, [field], "https") != [field, *self.added("https")]:
-            return NOT_PLAIN, b""
-        return self._flags(name, value), lines_of([field])
+            return _WORK
+        return self._flags(name, value), lines_of([field]), field
 
     def _flags(self, name: bytes, value: bytes) -> int:
         if name == b"content-length":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import ClientLeft, ConnectionBroken
 from gateway.exchange import Admitted, Attempt, Exchange
 from gateway.express.fields import COMPRESSIBLE, HAS_DATE, HAS_LENGTH, NOT_PLAIN, Compression, PlainFields, lines_of
+from gateway.http.dates import http_date
 from gateway.http.fields import Fields
 from gateway.http.hop_by_hop import inbound_fields
 from gateway.proxy.outbound import Outbound
@@ -61,8 +62,10 @@ class ProxiedLane:
         self.is_coded = compression is not None
         """Whether tags that the client knows may have been weakened: the upstream needs to see their strong form."""
         self._coded_from = compression.min_size if compression is not None else 0
+        self._request_id_name = request_id_name
         self._id_line = request_id_name + b": " if request_id_name else b""
         self._added = {scheme: lines_of(plain_fields.added(scheme)) for scheme in ("http", "https")}
+        self._added_fields = {scheme: plain_fields.added(scheme) for scheme in ("http", "https")}
         # Stands where the request id comes in heads that are kept; nobody outside can know it.
         self._mark = secrets.token_hex(16)
 
@@ -113,20 +116,41 @@ class ProxiedLane:
         lines = []
         plain_fields = self.plain_fields
         for field in response.raw_fields:
-            flag, line = plain_fields[field]
+            flag, line, _ = plain_fields[field]
             flags |= flag
             lines.append(line)
-        if flags & NOT_PLAIN or response.status_code in self._retried:
-            return None
-        has_length = flags & HAS_LENGTH
-        if flags & COMPRESSIBLE and (not has_length or len(response.whole or b"") >= self._coded_from):
+        if not self._is_plain(flags, response):
             return None
         if self._id_line:
             lines += (self._id_line, exchange.request_id.encode("ascii"), b"\r\n")
         lines.append(self._added[exchange.scheme])
         if not flags & HAS_DATE:
             lines.append(date_line)
-        return b"".join(lines), bool(has_length)
+        return b"".join(lines), bool(flags & HAS_LENGTH)
+
+    def public_fields(self, response: InboundResponse, exchange: Exchange) -> Fields | None:
+        """The fields of the client's response head; None if it takes more work."""
+        flags = 0
+        fields: Fields = []
+        plain_fields = self.plain_fields
+        for field in response.raw_fields:
+            flag, _, kept = plain_fields[field]
+            flags |= flag
+            if kept is not None:
+                fields.append(kept)
+        if not self._is_plain(flags, response):
+            return None
+        if self._request_id_name:
+            fields.append((self._request_id_name, exchange.request_id.encode("ascii")))
+        fields += self._added_fields[exchange.scheme]
+        if not flags & HAS_DATE:
+            fields.append((b"date", http_date(time.time())))
+        return fields
+
+    def _is_plain(self, flags: int, response: InboundResponse) -> bool:
+        if flags & NOT_PLAIN or response.status_code in self._retried:
+            return False
+        return not flags & COMPRESSIBLE or (flags & HAS_LENGTH != 0 and len(response.whole or b"") < self._coded_from)
 
 
 class ExpressExchange:
@@ -144,6 +168,7 @@ class ExpressExchange:
         "exchange",
         "is_over",
         "is_sent",
+        "is_settled",
         "lane",
         "response",
         "was_stale",
@@ -158,6 +183,7 @@ class ExpressExchange:
         self.response: InboundResponse | None = None
         self.error: Exception | None = None
         self.is_over = False
+        self.is_settled = False
         self._connection: Http1Connection | None = None
         self.endpoint: Endpoint
 
@@ -215,17 +241,17 @@ class ExpressExchange:
 
     # What the handler takes over.
 
-    def outcome(self) -> InboundResponse:
-        """The response; raises what happened in its place."""
+    async def outcome(self) -> InboundResponse | None:
+        """The response; None when the connection was stale. Raises what happened in its place."""
         if self.error is not None:
             raise self.error
-        assert self.response is not None
         return self.response
 
     # Endings.
 
     def settle(self, response: InboundResponse) -> None:
         """A plain answer, complete by now: the endpoint has done well and is free."""
+        self.is_settled = True
         exchange, endpoint, upstream = self.exchange, self.endpoint, self.lane.upstream
         attempt = exchange.attempts[0]
         attempt.status = exchange.status = response.status_code
@@ -235,13 +261,18 @@ class ExpressExchange:
         upstream.release(endpoint)
         upstream.record(endpoint, ok=True)
 
-    def abandon(self) -> None:
-        """The client has left."""
-        if self.is_over:
-            return
+    def cancel(self) -> None:
+        """Nobody waits for the response any more."""
         self.is_over = True
         if self._connection is not None:
             self._connection.abandon(self)
+
+    def abandon(self) -> None:
+        """The client has left, before the response was settled or went on."""
+        if not self.is_over:
+            self.cancel()
+        elif self.response is not None and self.response.whole is None:
+            self.response.stream.close()
         upstream, exchange = self.lane.upstream, self.exchange
         exchange.upstream = self.lane.upstream_name
         upstream.release(self.endpoint)

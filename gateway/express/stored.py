@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.exchange import Admitted, ResponseRule
 from gateway.express.fields import after_rules, lines_of
-from gateway.http.fields import content_length, get_first
+from gateway.http.fields import Fields, content_length, get_first
 from gateway.middleware.cache import CacheMiddleware
 from gateway.stores.base import Entry
 
@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 
 # Without a body.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304])
+
+
+class StoredHead:
+    """What of an answer's head is the same for everybody who gets it through ``lane``."""
+
+    __slots__ = ("fields", "is_plain", "lane", "lines")
+
+    def __init__(self, lane: StoredLane, fields: Fields, is_plain: bool) -> None:
+        self.lane = lane
+        self.fields = fields
+        self.lines = lines_of(fields)
+        self.is_plain = is_plain
+        """Whether it is complete, and followed by a body of the length that it announces."""
 
 
 class StoredLane:
@@ -32,7 +45,6 @@ class StoredLane:
         self._cache = cache
         self._response_rules = response_rules
         self._request_id_name = request_id_name
-        self._id_line = request_id_name + b": "
 
     def begin(self, express: Express, admitted: Admitted, target: bytes, way: Way, client: ExpressClient) -> bool:
         """Answer from the store; False when it has nothing that is fresh, or the request asks for more than that."""
@@ -49,17 +61,16 @@ class StoredLane:
         if entry is None:
             return False
         head = entry.sent_as
-        if head is None or head[0] is not self:
-            head = entry.sent_as = self, self._lines(entry, scheme)
-        lines = head[1]
-        if not lines:
+        if not isinstance(head, StoredHead) or head.lane is not self:
+            head = entry.sent_as = self._head(entry, scheme)
+        if not head.is_plain:
             return False
         exchange = express.exchange(admitted, target, way)
-        parts = [lines, cache.hit_lines(key, entry, now)]
+        own = cache.hit_fields(key, entry, now)
         if self._request_id_name:
-            parts += (self._id_line, exchange.request_id.encode("ascii"), b"\r\n")
+            own.append((self._request_id_name, exchange.request_id.encode("ascii")))
         body = entry.body or b""
-        if not client.answer_at_once(entry.status, b"".join(parts), body):
+        if not client.answer_at_once(entry.status, head, own, body):
             return False
         express.enter()
         exchange.cache = "hit"
@@ -68,14 +79,12 @@ class StoredLane:
         express.end(exchange)
         return True
 
-    def _lines(self, entry: Entry, scheme: str) -> bytes:
-        """What of the head is the same for everybody; nothing when the answer is not plain."""
+    def _head(self, entry: Entry, scheme: str) -> StoredHead:
         fields = [field for field in entry.fields if field[0] != self._request_id_name]
         fields = after_rules(self._response_rules, fields, scheme)
-        if (
-            entry.status in _NOT_PLAIN_STATUSES
-            or content_length(fields) != entry.size
-            or get_first(fields, b"date") is None
-        ):
-            return b""
-        return lines_of(fields)
+        is_plain = (
+            entry.status not in _NOT_PLAIN_STATUSES
+            and content_length(fields) == entry.size
+            and get_first(fields, b"date") is not None
+        )
+        return StoredHead(self, fields, is_plain)

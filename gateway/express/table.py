@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Scope
 from gateway.errors import GatewayError
 from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder
 from gateway.express.proxied import ExpressExchange, ProxiedLane
+from gateway.express.stored import StoredHead
+from gateway.http.fields import Fields
 from gateway.http.target import MAX_CACHED_BYTES, RequestPath, read_path
 from gateway.middleware.admission import Admission
 from gateway.router import RouteTable
@@ -24,8 +26,8 @@ class ExpressClient(Protocol):
     def begin_express(self, express: Express, lane: ProxiedLane, exchange: Exchange) -> ExpressExchange:
         """From now on the client waits for this exchange."""
 
-    def answer_at_once(self, status: int, lines: bytes, body: bytes) -> bool:
-        """Answer with these lines of a head, Content-Length among them; False when that cannot be done now."""
+    def answer_at_once(self, status: int, head: StoredHead, own: Fields, body: bytes) -> bool:
+        """Answer with ``head``, the fields of this one answer, and a body; False when that cannot be done now."""
 
 
 class Lane(Protocol):

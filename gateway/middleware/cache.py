@@ -134,7 +134,7 @@ class CacheMiddleware:
                 exchange = scope.get(SCOPE_KEY)
                 if exchange is not None:
                     exchange.cache = "hit"
-                fields = [*entry.fields, *self._report.stored_fields(key, entry, now)]
+                fields = [*entry.fields, *self.hit_fields(key, entry, now)]
                 start = {"type": "http.response.start", "status": entry.status, "headers": fields, WHOLE_FOLLOWS: True}
                 await send(start)
                 await send({"type": "http.response.body", "body": entry.body})
@@ -174,12 +174,9 @@ class CacheMiddleware:
         entries = self.cache.store.get_now(key, now)
         return _fresh_of(entries, headers, now) if entries else None
 
-    def hit_lines(self, key: CacheKey, entry: Entry, now: float) -> bytes:
-        """Age and Cache-Status of such an answer, as lines of a head."""
-        age = b"age: %d\r\n" % entry.freshness.age_s(now)
-        if not self._report.enabled:
-            return age
-        return age + b"cache-status: " + self._report.hit(key, entry.freshness.fresh_until - now) + b"\r\n"
+    def hit_fields(self, key: CacheKey, entry: Entry, now: float) -> Fields:
+        """Age and Cache-Status of an answer from the store."""
+        return self._report.stored_fields(key, entry, now)
 
     async def _answer(self, request: CacheRequest, entries: Sequence[Entry] | None, now: float) -> None:
         """From the store if that is allowed, else from the upstream."""

@@ -43,8 +43,8 @@ class Begun(Protocol):
     was_stale: bool
     """Whether it met a connection that the upstream had closed, and so counts for nothing."""
 
-    def outcome(self) -> InboundResponse:
-        """The response that came; raises what happened in its place."""
+    async def outcome(self) -> InboundResponse | None:
+        """The response; None when the attempt counts for nothing. Raises what happened in its place."""
 
 
 class ProxyHandler:
@@ -167,10 +167,11 @@ class ProxyHandler:
                     if endpoint in tried:
                         await asyncio.sleep(policy.delay_s(retries.count, self._rng, retry_after))
                     outgoing = await _at_hand(body) if carries_body else None
+                    response = None
                     if begun is not None and begun.is_sent:
                         attempt = exchange.attempts[-1]
-                        response = begun.outcome()
-                    else:
+                        response = await begun.outcome()
+                    if response is None:
                         # :: Step 3
                         request = self._request(scope, exchange, outgoing, endpoint, fields, remaining_s)
                         if begun is not None and begun.was_stale:

@@ -61,6 +61,10 @@ class ExpressCycle(ExpressExchange):
         except Exception:
             # Whoever calls is the upstream's connection: the failure is none of its.
             logger.exception("request %s on route %r failed", self.exchange.request_id, self.lane.name)
+            if not self.is_settled:
+                self.abandon()
+                self.exchange.outcome, self.exchange.status = "failed", InternalError.status
+                self._express.end(self.exchange)
             self._protocol.refuse(InternalError("the answer could not be passed on"))
 
     def _answer(self, response: InboundResponse, body: bytes) -> None:

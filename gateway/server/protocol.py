@@ -22,7 +22,9 @@ from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
 from gateway.exchange import BEGUN_KEY, Admitted, Exchange
+from gateway.express.fields import lines_of
 from gateway.express.proxied import ProxiedLane
+from gateway.express.stored import StoredHead
 from gateway.express.table import Express
 from gateway.http.fields import Fields
 from gateway.server.cycle import Cycle
@@ -321,12 +323,12 @@ class GatewayProtocol(asyncio.Protocol):
         self._buffer = rest
         return express.begin(self._admitted, reader.target, self)
 
-    def answer_at_once(self, status: int, lines: bytes, body: bytes) -> bool:
+    def answer_at_once(self, status: int, head: StoredHead, own: Fields, body: bytes) -> bool:
         if self.write_paused is not None or self._answered_at_once >= _MAX_AT_ONCE:
             return False
         self._answered_at_once += 1
         keep_alive = self._reader.keep_alive and not self.connections.draining
-        write_whole(self._transport, status, lines, body, keep_alive=keep_alive)
+        write_whole(self._transport, status, head.lines + lines_of(own), body, keep_alive=keep_alive)
         self._end_exchange(keep_alive, is_read=True)
         return True
 

@@ -45,8 +45,8 @@ class Entry:
     received_at: float = 0.0
     body_id: str = ""
     """Where a store keeps the body apart."""
-    sent_as: tuple[object, bytes] | None = None
-    """For whoever sends the answer out: itself, and what it keeps with the answer."""
+    sent_as: object = None
+    """For whoever sends the answer out, to keep what it made of the fields."""
 
     @property
     def stored_bytes(self) -> int:
