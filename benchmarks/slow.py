@@ -1,4 +1,4 @@
-"""An upstream that takes its time: ``python -m benchmarks.slow PORT SECONDS``."""
+"""An upstream that takes its time for /slow: ``python -m benchmarks.slow PORT SECONDS``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Slow(asyncio.Protocol):
-    """Answers each read, which is a request, after a while."""
+    """Answers each read, which is a request: at once, or after a while."""
 
     delay_s = 0.0
 
@@ -17,7 +17,10 @@ class Slow(asyncio.Protocol):
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        asyncio.get_running_loop().call_later(self.delay_s, self._transport.write, ANSWER)
+        if data.startswith(b"GET /slow "):
+            asyncio.get_running_loop().call_later(self.delay_s, self._transport.write, ANSWER)
+        else:
+            self._transport.write(ANSWER)
 
 
 async def serve(port: int) -> None:
