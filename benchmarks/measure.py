@@ -93,8 +93,8 @@ def contending(scenario: Scenario, peers: Collection[Peer]) -> Iterator[dict[str
         folder.chmod(0o755)
         origin = free_port()
         command = nginx.origin(origin, folder, BODY)
-        if scenario.upstream == "echo":
-            command = [sys.executable, "-m", "benchmarks.echo", "serve", str(origin)]
+        if scenario.upstream != "nginx":
+            command = [sys.executable, "-m", f"benchmarks.{scenario.upstream}", "serve", str(origin)]
         stack.enter_context(started(command, origin, core=LOAD_CORE, log=folder / "origin.log"))
         certificate = make_certificate(folder) if scenario.tls else None
         running: dict[str, Contender] = {}

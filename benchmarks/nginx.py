@@ -10,7 +10,7 @@ KIB, MIB = 1024, 1024 * 1024
 
 
 def origin(port: int, folder: Path, body: bytes) -> list[str]:
-    """The upstream: a small answer, the same with fields of its own each time, files, a sink, a cacheable answer."""
+    """The upstream: a small answer, one with fields of its own each time, files, small uploads, a cacheable answer."""
     files = folder / "files"
     files.mkdir(exist_ok=True)
     line = b"0123456789abcdef"
@@ -23,9 +23,8 @@ def origin(port: int, folder: Path, body: bytes) -> list[str]:
       location /varied/ {{ default_type application/json; add_header X-Trace $request_id;
                            add_header ETag '"$request_id"'; return 200 '{text}'; }}
       location /files/ {{ alias {files}/; default_type application/octet-stream; types {{ application/json json; }} }}
-      location /upload {{ client_max_body_size 100m; client_body_buffer_size 64k; proxy_pass http://127.0.0.1:{port}/sunk;
-                          proxy_request_buffering off; }}
-      location /sunk {{ client_max_body_size 100m; return 200 'ok'; }}
+      location /upload {{ client_body_buffer_size 128k; proxy_pass http://127.0.0.1:{port}/sunk; }}
+      location /sunk {{ return 200 'ok'; }}
       location /cached {{ default_type application/json; add_header Cache-Control "public, max-age=3600";
                           return 200 '{text}'; }}
     """

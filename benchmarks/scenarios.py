@@ -23,7 +23,10 @@ class Scenario:
 
     @property
     def upstream(self) -> str:
-        return "echo" if self.load.frames else "nginx"
+        """Who answers: nginx, or what it cannot do."""
+        if self.load.frames:
+            return "echo"
+        return "sink" if self.load.upload_bytes else "nginx"
 
 
 _SMALL = Load("/")
