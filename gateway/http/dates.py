@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from calendar import timegm
+from calendar import isleap, timegm
 from functools import lru_cache
 from time import gmtime
 
@@ -73,12 +73,15 @@ def _parse(value: bytes, this_year: int) -> float | None:
         return None
     month, day, year = _MONTH_NUMBERS[match["month"].title()], int(match["day"]), int(match["year"])
     hour, minute, second = int(match["hour"]), int(match["minute"]), int(match["second"])
-    if not 1 <= day <= _DAYS_IN_MONTH[month - 1] or hour > 23 or minute > 59 or second > 60:
-        return None
     if len(match["year"]) == 2:
         year += this_year - this_year % 100
         if year > this_year + 50:
             year -= 100
+    # There is no year 0.
+    if not year or not 1 <= day <= _DAYS_IN_MONTH[month - 1] or (month == 2 and day == 29 and not isleap(year)):
+        return None
+    if hour > 23 or minute > 59 or second > 60:
+        return None
     return float(timegm((year, month, day, hour, minute, second)))
 
 
