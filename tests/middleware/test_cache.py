@@ -311,6 +311,24 @@ async def test_answers_are_stored_as_they_were_coded() -> None:
     assert (await get(app, b"/", (AE, b"br, gzip"), (b"range", b"bytes=0-3"))).status == 200
 
 
+@pytest.mark.parametrize(
+    ("tag", "media_type", "asked"),
+    [
+        pytest.param(b'W/"1"', b"image/png", b'W/"1"', id="9111-4.3.1-the-upstreams-own-weak-tag"),
+        pytest.param(b'"1"', b"text/plain", b'W/"1", "1"', id="9110-8.8.1-weakened-by-coding"),
+    ],
+)
+async def test_validation_names_the_tag_that_the_upstream_knows(tag: bytes, media_type: bytes, asked: bytes) -> None:
+    clock = Clock()
+    fields = [cc(b"max-age=60"), (b"content-type", media_type), (b"etag", tag)]
+    origin = Origin(clock, Answer(headers=fields, pieces=[b"All work and no play. " * 200]))
+    app = cached(CompressionMiddleware(origin), clock)
+    await get(app, b"/", (AE, b"gzip"))
+    clock.now += 61
+    await get(app, b"/", (AE, b"gzip"))
+    assert origin.asked()[b"if-none-match"] == asked
+
+
 async def test_field_names_in_any_case_are_understood() -> None:
     clock = Clock()
     origin = Origin(clock, Answer(headers=[(b"Cache-Control", b"max-age=60"), (b"Set-Cookie", b"a=1")]))
