@@ -46,7 +46,11 @@ __all__ = ["Cache", "CacheMiddleware"]
 
 def _is_identified(scope: Scope) -> bool:
     exchange: Exchange | None = scope.get(SCOPE_KEY)
-    return exchange is not None and bool(exchange.user)
+    if exchange is not None and exchange.user:
+        return True
+    extensions = scope.get("extensions")
+    # Whoever showed a certificate may have been told by it to the application.
+    return bool(extensions) and bool((extensions.get("tls") or {}).get("client_cert_name"))
 
 
 class CacheMiddleware:

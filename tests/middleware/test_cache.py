@@ -194,6 +194,20 @@ async def test_whom_the_gateway_identified_counts_as_authorized() -> None:
     assert is_hit(await get(app, b"/", **with_exchange()))
 
 
+async def test_whoever_shows_a_certificate_counts_as_authorized() -> None:
+    clock = Clock()
+
+    def personal(scope: Scope) -> Answer:
+        who = scope["extensions"]["tls"]["client_cert_name"]
+        return Answer(headers=[cc(b"max-age=60")], pieces=[str(who).encode()])
+
+    app = cached(Origin(clock, choose=personal), clock)
+    for name in ("CN=anna", "CN=bert", None, "CN=anna"):
+        sent = await get(app, b"/", extensions={"tls": {"client_cert_name": name}})
+        assert sent.body == str(name).encode()
+    assert is_hit(await get(app, b"/", extensions={"tls": {"client_cert_name": None}}))
+
+
 async def test_two_users_never_share() -> None:
     clock = Clock()
 
