@@ -32,6 +32,9 @@ WHOLE_FOLLOWS = "gateway.whole_follows"
 """Key of an ``http.response.start`` whose complete body comes with the very next message: holding the head back until
 then delays nothing."""
 
+TAGS_AS_GIVEN = "gateway.tags_as_given"
+"""Key of a scope whose If-None-Match has tags as the upstream gave them: no coding on the way has weakened one."""
+
 Outcome = Literal["done", "refused", "failed", "client-left", "aborted"]
 """How an exchange ended: answered by upstream, cache or a fixed response; refused because of the client or of
 capacity; answered with an error because the upstream failed; left by the client; cut after the response head."""

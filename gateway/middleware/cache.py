@@ -28,7 +28,7 @@ from gateway.errors import ClientLeft
 from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange
 from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting
 from gateway.http.cache_status import Forward
-from gateway.http.caching import StoragePolicy, reuse
+from gateway.http.caching import StoragePolicy, may_serve_fetch, reuse
 from gateway.http.fields import Fields, get_joined
 from gateway.http.location import mount_prefix
 from gateway.http.vary import Selectors, selectors_of, selects
@@ -46,7 +46,11 @@ __all__ = ["Cache", "CacheMiddleware"]
 
 def _is_identified(scope: Scope) -> bool:
     exchange: Exchange | None = scope.get(SCOPE_KEY)
-    return exchange is not None and bool(exchange.user)
+    if exchange is not None and exchange.user:
+        return True
+    extensions = scope.get("extensions")
+    # Whoever showed a certificate may have been told by it to the application.
+    return bool(extensions) and bool((extensions.get("tls") or {}).get("client_cert_name"))
 
 
 class CacheMiddleware:
@@ -207,7 +211,9 @@ class CacheMiddleware:
         elif request.method == "HEAD":
             await self._past.send_head(request, entry, reason)
         else:
-            if entry is not None and not await self._load(entry):
+            if entry is not None and not may_serve_fetch(entry.fields, entry.freshness, request.directives, now):
+                entry = None
+            elif entry is not None and not await self._load(entry):
                 entry, reason = None, "miss"
             if entry is None and request.range is not None:
                 # A part is not stored, and the whole may be much more than anybody wants.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.exchange import SCOPE_KEY, Exchange
+from gateway.exchange import SCOPE_KEY, TAGS_AS_GIVEN, Exchange
 from gateway.http.cache_control import NO_DIRECTIVES, RequestDirectives, request_directives
 from gateway.http.cache_key import CacheKey
 from gateway.http.cookies import cookie_pairs
@@ -126,6 +126,8 @@ class CacheRequest:
                 value = get_first(stale.fields, validator)
                 if value is not None:
                     headers.append((condition, value))
+            if get_first(stale.fields, b"content-encoding") is None:
+                return {**scope, "headers": headers, TAGS_AS_GIVEN: True}
         return {**scope, "headers": headers}
 
     def without_client(self) -> CacheRequest:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import BadUpstreamResponse, ResponseBroken
-from gateway.exchange import WHOLE_FOLLOWS
+from gateway.exchange import TAGS_AS_GIVEN, WHOLE_FOLLOWS
 from gateway.http.coding import (
     CODINGS,
     DECODABLE,
@@ -102,7 +102,7 @@ class CompressionMiddleware:
             if name == b"if-none-match":
                 none_match = value
                 break
-        if none_match is not None and b"W/" in none_match:
+        if none_match is not None and b"W/" in none_match and TAGS_AS_GIVEN not in scope:
             scope = {**scope, "headers": _match_strong_too(headers)}
         return self.app(scope, receive, _Response(self, scope["method"], headers, none_match, send).send)
 

@@ -194,6 +194,20 @@ async def test_whom_the_gateway_identified_counts_as_authorized() -> None:
     assert is_hit(await get(app, b"/", **with_exchange()))
 
 
+async def test_whoever_shows_a_certificate_counts_as_authorized() -> None:
+    clock = Clock()
+
+    def personal(scope: Scope) -> Answer:
+        who = scope["extensions"]["tls"]["client_cert_name"]
+        return Answer(headers=[cc(b"max-age=60")], pieces=[str(who).encode()])
+
+    app = cached(Origin(clock, choose=personal), clock)
+    for name in ("CN=anna", "CN=bert", None, "CN=anna"):
+        sent = await get(app, b"/", extensions={"tls": {"client_cert_name": name}})
+        assert sent.body == str(name).encode()
+    assert is_hit(await get(app, b"/", extensions={"tls": {"client_cert_name": None}}))
+
+
 async def test_two_users_never_share() -> None:
     clock = Clock()
 
@@ -309,6 +323,24 @@ async def test_answers_are_stored_as_they_were_coded() -> None:
     assert sent.status == 304
     # Positions in a body that was coded here mean nothing to another copy of it.
     assert (await get(app, b"/", (AE, b"br, gzip"), (b"range", b"bytes=0-3"))).status == 200
+
+
+@pytest.mark.parametrize(
+    ("tag", "media_type", "asked"),
+    [
+        pytest.param(b'W/"1"', b"image/png", b'W/"1"', id="9111-4.3.1-the-upstreams-own-weak-tag"),
+        pytest.param(b'"1"', b"text/plain", b'W/"1", "1"', id="9110-8.8.1-weakened-by-coding"),
+    ],
+)
+async def test_validation_names_the_tag_that_the_upstream_knows(tag: bytes, media_type: bytes, asked: bytes) -> None:
+    clock = Clock()
+    fields = [cc(b"max-age=60"), (b"content-type", media_type), (b"etag", tag)]
+    origin = Origin(clock, Answer(headers=fields, pieces=[b"All work and no play. " * 200]))
+    app = cached(CompressionMiddleware(origin), clock)
+    await get(app, b"/", (AE, b"gzip"))
+    clock.now += 61
+    await get(app, b"/", (AE, b"gzip"))
+    assert origin.asked()[b"if-none-match"] == asked
 
 
 async def test_field_names_in_any_case_are_understood() -> None:
