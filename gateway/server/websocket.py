@@ -10,7 +10,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
+from websockets.server import ServerProtocol
 from websockets.version import version as websockets_version
 
 from gateway.http.fields import Fields
@@ -27,6 +29,14 @@ _CLOSE_S = 2.0
 _PLACEHOLDER = b"GET / HTTP/1.1\r\n\r\n"
 
 
+class _Frames(ServerProtocol):
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            # It may come inside a message, as every control frame may (RFC 6455 section 5.4): that is no failure.
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 class GatewayWebSocket(WebSocketsSansIOProtocol):
     """The WebSocket side of a client's connection. ``registry`` counts it and watches how it takes what is sent."""
 
@@ -34,6 +44,9 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], *, registry: Connections
     ) -> None:
         super().__init__(config, server_state, app_state, asyncio.get_running_loop())
+        self.conn = _Frames(
+            extensions=self.conn.available_extensions, max_size=config.ws_max_size, logger=self.conn.logger
+        )
         self.deadline = NEVER
         self.is_sending = False
         self._registry = registry

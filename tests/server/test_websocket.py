@@ -126,6 +126,18 @@ async def test_draining_tells_1001() -> None:
     assert app.ends == [1001]
 
 
+async def test_a_close_frame_may_come_inside_a_message() -> None:
+    app = EchoSocket()
+    async with serving(app) as served:
+        client = await served.connect()
+        client.write(HANDSHAKE % (b"/", b""))
+        await client.head()
+        client.write(b"\x01" + HI[1:] + b"\x88\x82\x00\x00\x00\x00\x0f\xa0")
+        assert await client.rest() == b"\x88\x02\x0f\xa0"
+        await client.close()
+    assert app.ends == [4000]
+
+
 async def test_websockets_count_as_connections() -> None:
     async with serving(EchoSocket()) as served, websockets.connect(f"ws://127.0.0.1:{served.port}/"):
         assert len(served.connections) == 1
