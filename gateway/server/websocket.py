@@ -52,6 +52,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self._registry = registry
         self._send_watch = SendWatch()
         self._early = b""
+        self._is_failed = False
 
     def begin(
         self, transport: asyncio.Transport, *, target: bytes, fields: Fields, rest: bytes, tls: dict[str, Any] | None
@@ -79,6 +80,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self._early = rest
 
     def data_received(self, data: bytes) -> None:
+        if self._is_failed:
+            return
         if self.handshake_complete:
             super().data_received(data)
             return
@@ -112,6 +115,24 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self.read_paused = False
             self.transport.resume_reading()
         TunnelledClient(self.transport, self._registry, self.connections).join(tunnel, early)
+
+    def handle_parser_exception(self) -> None:
+        """Say what the client did wrong, and leave it a moment to read that: closing would reset the answer away."""
+        self._is_failed = True
+        self.stop_keepalive()
+        close = self.conn.close_sent
+        assert close is not None
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": close.code, "reason": close.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(_CLOSE_S, self.transport.close)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._registry.discard(self)
