@@ -43,6 +43,7 @@ pytestmark = pytest.mark.anyio
 MASK = b"\x11\x22\x33\x44"
 KIB, MIB = 1024, 1024 * 1024
 SHORT = Ending(None, None, timeout_s=0.05)
+NEVER_ENDING = Ending(None, None, timeout_s=3600.0)
 # Largest piece that is read, what a transport holds before it says so, and a head.
 MAX_HELD = 256 * KIB + 64 * KIB + 1 * KIB
 
@@ -521,6 +522,33 @@ async def test_a_message_over_the_limit_does_not_pass(raw: bytes) -> None:
         await wire.upstream.send(close_frame(1009))
         exchange = await wire.gateway.ended.get()
     assert exchange.messages_in == 1 and wire.gateway.upstream.records == [("endpoint-0", True)]
+
+
+async def test_who_breaks_the_rules_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.proxy.websocket_tunnel._CLIENT_BROKE", NEVER_ENDING)
+    async with wires() as wire:
+        wire.client.write(masked(frame(TEXT, b"x")) + masked(b"\xc1\x01y"))
+        # Its answer is not waited for, and it may be still sending.
+        assert await wire.client.rest() == close_frame(1002, "reserved bits must be 0")
+        wire.client.write(b"what nobody reads" * 1000)
+        await wire.client.close()
+        await wire.upstream_reads(masked(frame(TEXT, b"x")))
+        assert await read_frame(wire.upstream) == (CLOSE, (1002).to_bytes(2, "big") + b"reserved bits must be 0")
+        await wire.upstream.send(close_frame(1002))
+        assert (await wire.gateway.ended.get()).outcome == "done"
+
+
+async def test_a_client_inside_a_frame_hears_that_the_upstream_has_failed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.proxy.websocket_tunnel._CLOSED", NEVER_ENDING)
+    async with wires() as wire:
+        wire.client.write(masked(frame(TEXT, b"x" * 100))[:-1])
+        await wire.upstream_reads(masked(frame(TEXT, b"x" * 100))[:-1])
+        await wire.upstream.send(close_frame(1007))
+        wire.upstream.send_eof()
+        # Its close frame can only be the rest of the frame that it has begun.
+        assert await wire.client.rest() == close_frame(1007)
+        await wire.client.close()
+        assert (await wire.gateway.ended.get()).outcome == "done"
 
 
 # When there is a tunnel.
