@@ -50,13 +50,18 @@ class Gateway(Starlette):
         return self.runtime.cache
 
     @property
+    def is_plain(self) -> bool:
+        """Whether nothing of the user's own, added with Starlette's methods, comes before the table."""
+        return self._plain and not self.user_middleware and not self.router.routes
+
+    @property
     def generation(self) -> Generation:
         """The generation that new requests get."""
         return self.live.current
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # With nothing of the user's own in it, Starlette's stack only costs: 5 us of its exception layers a request.
-        if self._plain and not self.user_middleware and not self.router.routes and scope["type"] != "lifespan":
+        if self.is_plain and scope["type"] != "lifespan":
             if self._loop is not asyncio.get_running_loop() or scope["root_path"]:
                 await self._serve(scope, receive, send)
             else:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
+    from gateway.http.fields import Fields
+    from gateway.http.forwarded import Identity
     from gateway.http.target import RequestPath
 
 Scope = MutableMapping[str, Any]
@@ -17,8 +19,14 @@ Message = MutableMapping[str, Any]
 ResponseRule = Callable[[Scope, Message], None]
 """Changes a response head on its way out: gets the scope and an ``http.response.start`` whose headers it owns."""
 
+Recorder = Callable[["Exchange"], None]
+"""Reads an exchange that has ended."""
+
 SCOPE_KEY = "gateway.exchange"
 """Where the exchange stands in the ASGI scope."""
+
+BEGUN_KEY = "gateway.begun"
+"""Where a scope has an exchange that was begun on the short way, as ``gateway.proxy.express`` knows it."""
 
 WHOLE_FOLLOWS = "gateway.whole_follows"
 """Key of an ``http.response.start`` whose complete body comes with the very next message: holding the head back until
@@ -127,6 +135,37 @@ class Exchange:
         """Fields of this answer to this client alone, such as a sticky cookie: added outside every cache."""
         self.response_rules: tuple[ResponseRule, ...] = ()
         """Rules of the chosen route, run on every response head, whoever made it."""
+
+
+class Admitted:
+    """A header section that has been let in: who sent it, and what of it may be read.
+
+    Requests that repeat the section to the byte, on the same connection, share it. ``request_id`` is empty unless a
+    trusted peer gave one. ``heads`` is for whoever sends the request on, to keep what was made of the fields.
+    """
+
+    __slots__ = ("fields", "has_weak_tags", "heads", "host", "identity", "public_host", "request_id")
+
+    def __init__(self, identity: Identity, host: str, public_host: bytes, request_id: str, fields: Fields) -> None:
+        self.identity = identity
+        self.host = host
+        self.public_host = public_host
+        self.request_id = request_id
+        self.fields = fields
+        self.has_weak_tags = any(name == b"if-none-match" and b"W/" in value for name, value in fields)
+        self.heads: dict[object, list[bytes]] = {}
+
+    def describe(self, exchange: Exchange, request_id: str) -> None:
+        """Write down who sent the request; ``request_id`` is for one that brought none."""
+        identity = self.identity
+        exchange.peer = identity.peer
+        exchange.peer_trusted = identity.trusted
+        exchange.client = identity.client
+        exchange.chain = identity.chain
+        exchange.scheme = identity.scheme
+        exchange.host = self.host
+        exchange.public_host = self.public_host
+        exchange.request_id = self.request_id or request_id
 
 
 def exchange_of(scope: Scope) -> Exchange | None:

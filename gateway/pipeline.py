@@ -36,11 +36,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.access import AuthConfig, RateLimitConfig
 from gateway.config.document import Config
-from gateway.config.policies import CacheConfig
+from gateway.config.policies import CacheConfig, CompressConfig
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.routes import RouteConfig
 from gateway.errors import Forbidden, GatewayError
-from gateway.exchange import SCOPE_KEY, Exchange, ResponseRule
+from gateway.exchange import BEGUN_KEY, SCOPE_KEY, Exchange, ResponseRule
+from gateway.express import Express
+from gateway.http.header_rules import HeaderRules
 from gateway.http.networks import Networks
 from gateway.middleware.access import AccessMiddleware
 from gateway.middleware.admission import Admission
@@ -53,6 +55,7 @@ from gateway.middleware.decompression import DecompressionMiddleware
 from gateway.middleware.exchange import ExchangeMiddleware
 from gateway.middleware.overload import OverloadMiddleware
 from gateway.middleware.rate_limit import RateLimitMiddleware
+from gateway.proxy.express import ExpressRoute, PlainFields
 from gateway.proxy.fixed import RedirectHandler, RespondHandler
 from gateway.proxy.handler import ProxyHandler
 from gateway.proxy.mirror import MirrorHandler
@@ -89,9 +92,22 @@ class Generation:
         """Exchanges that began on this generation and have not ended."""
         self.on_idle: Callable[[], None] | None = None
         """Called when the last one has ended, once somebody waits for that."""
-        self.app: ASGIApp = self._gateway_wide(Dispatcher(self.table))
+        admission = self._admission()
+        # First: a recorder that fails must not leave the exchange counted.
+        recorders = (self._leave, *runtime.recorders)
+        self.app: ASGIApp = ExchangeMiddleware(
+            Dispatcher(self.table),
+            gates=(self._enter, admission),
+            recorders=recorders,
+            request_id_header=config.server.request_id_header,
+        )
+        self.express = Express(self.app, admission=admission, table=self.table, enter=self._count, recorders=recorders)
 
     def _enter(self, scope: Scope, exchange: Exchange) -> None:
+        if BEGUN_KEY not in scope:
+            self._count()
+
+    def _count(self) -> None:
         self.in_flight += 1
         self._runtime.in_flight.count += 1
 
@@ -101,13 +117,11 @@ class Generation:
         if self.on_idle is not None and not self.in_flight:
             self.on_idle()
 
-    def _gateway_wide(self, app: ASGIApp) -> ASGIApp:
-        """The layers that every request passes, outermost last to be built."""
-        runtime = self._runtime
+    def _admission(self) -> Admission:
         server, limits = self.config.server, self.config.server.limits
         subject = server.tls.subject_header if server.tls is not None else ""
-        admission = Admission(
-            pseudonym=server.via or runtime.pseudonym,
+        return Admission(
+            pseudonym=server.via or self._runtime.pseudonym,
             trusted=Networks(server.trusted_proxies),
             client_ip_from=server.client_ip_from,
             request_id_header=server.request_id_header,
@@ -115,13 +129,6 @@ class Generation:
             max_headers=limits.max_headers,
             max_header_bytes=limits.max_header_bytes,
             max_target_bytes=limits.max_target_bytes,
-        )
-        return ExchangeMiddleware(
-            app,
-            gates=(self._enter, admission),
-            # First: a recorder that fails must not leave the exchange counted.
-            recorders=(self._leave, *runtime.recorders),
-            request_id_header=server.request_id_header,
         )
 
     async def start(self) -> None:
@@ -156,7 +163,7 @@ class Generation:
 class Route:
     """A compiled route: its stack, the rules for its answers, and what it was made from."""
 
-    __slots__ = ("app", "config", "mirrors", "name", "response_rules", "upstreams")
+    __slots__ = ("app", "config", "express", "mirrors", "name", "response_rules", "upstreams")
 
     def __init__(self, config: RouteConfig) -> None:
         self.config = config
@@ -165,6 +172,7 @@ class Route:
         self.mirrors: list[MirrorHandler] = []
         self.response_rules: tuple[ResponseRule, ...] = ()
         self.app: ASGIApp = _nowhere
+        self.express: ExpressRoute | None = None
 
 
 class Dispatcher:
@@ -213,7 +221,51 @@ class _Compiler:
         route.upstreams = upstreams
         route.response_rules = tuple(response_rules(config))
         route.app = self._stack(route, config)
+        if self._has_short_way(config, upstreams):
+            route.express = self._express(route, config)
         return route
+
+    def _has_short_way(self, config: RouteConfig, upstreams: tuple[Upstream, ...]) -> bool:
+        """Whether every layer of a route can be decided ahead: none asks who the client is, and none keeps anything."""
+        rules = HeaderRules(**config.request_headers.model_dump())
+        return (
+            config.upstream is not None
+            and config.cors is None
+            and config.mirror is None
+            and config.cache is None
+            and not config.middleware
+            and not self._is_guarded(config)
+            and upstreams[0].settings.sticky is None
+            and rules.names <= {"client_ip", "host", "scheme", "request_id", "route"}
+        )
+
+    def _is_guarded(self, config: RouteConfig) -> bool:
+        return self._guarded(_nowhere, config) is not _nowhere
+
+    def _express(self, route: Route, config: RouteConfig) -> ExpressRoute:
+        assert config.upstream is not None
+        own = self._config.server.request_id_header.lower().encode("ascii")
+        compression = None if config.compress is None else self._compression(_nowhere, config.compress)
+        plain_fields = PlainFields(
+            hidden=_hidden(config),
+            own=frozenset([own]) - {b""},
+            answer_rules=tuple(answer_rules(config, self._config.upstreams[config.upstream])),
+            response_rules=route.response_rules,
+            compression=compression,
+        )
+        retry = config.retry
+        return ExpressRoute(
+            config.name,
+            route.upstreams[0],
+            outbound=self._outbound(config),
+            plain_fields=plain_fields,
+            request_id_name=own,
+            timeout_s=config.timeout,
+            attempt_timeout_s=0.0 if retry is None else retry.attempt_timeout,
+            idle_timeout_s=config.idle_timeout,
+            retried=frozenset() if retry is None else conditions(retry.on),
+            compression=compression,
+        )
 
     def _stack(self, route: Route, config: RouteConfig) -> ASGIApp:
         """The layers of a route, innermost first."""
@@ -221,11 +273,7 @@ class _Compiler:
         if config.decompress_request:
             app = DecompressionMiddleware(app, max_body=config.max_body)
         if config.compress is not None and config.action in ("upstream", "split"):
-            compress = config.compress
-            types = COMPRESSIBLE_TYPES if compress.types is None else compress.types
-            app = CompressionMiddleware(
-                app, codings=compress.codings, min_size=compress.min_size, types=types, level=compress.level
-            )
+            app = self._compression(app, config.compress)
         if config.cache is not None:
             app = self._cache(app, config, config.cache)
         for middleware in reversed(config.middleware):
@@ -265,6 +313,12 @@ class _Compiler:
                 loop_lag=self._runtime.loop_lag,
             )
         return app
+
+    def _compression(self, app: ASGIApp, compress: CompressConfig) -> CompressionMiddleware:
+        types = COMPRESSIBLE_TYPES if compress.types is None else compress.types
+        return CompressionMiddleware(
+            app, codings=compress.codings, min_size=compress.min_size, types=types, level=compress.level
+        )
 
     def _auth(self, app: ASGIApp, name: str, auth: AuthConfig) -> ASGIApp:
         try:
@@ -335,19 +389,7 @@ class _Compiler:
     def _proxy(self, config: RouteConfig, name: str) -> ASGIApp:
         runtime, upstream = self._runtime, self._upstreams[name]
         assert runtime.client_watch is not None
-        outbound = Outbound(
-            make_rewrite=lambda base_path: target_rewrite(config, base_path),
-            add=(
-                added_fields(
-                    pseudonym=self._config.server.via or runtime.pseudonym,
-                    request_id_header=self._config.server.request_id_header,
-                ),
-            ),
-            rule=request_rule(config),
-            host_header=config.host_header,
-            protected=identity_fields(config.auth, self._config.server.tls),
-        )
-        hidden = frozenset(name.lower().encode("ascii") for name in config.hide_headers)
+        outbound = self._outbound(config)
         retry = config.retry
         http = ProxyHandler(
             upstream,
@@ -367,7 +409,7 @@ class _Compiler:
                 max_body=retry.max_body,
                 backoff_s=retry.backoff,
             ),
-            hidden=hidden,
+            hidden=_hidden(config),
             answer_rules=tuple(answer_rules(config, self._config.upstreams[name])),
             rng=runtime.rng,
         )
@@ -387,6 +429,24 @@ class _Compiler:
             timeout_s=config.timeout,
         )
         return ByKind(http, websocket)
+
+    def _outbound(self, config: RouteConfig) -> Outbound:
+        server = self._config.server
+        return Outbound(
+            make_rewrite=lambda base_path: target_rewrite(config, base_path),
+            add=(
+                added_fields(
+                    pseudonym=server.via or self._runtime.pseudonym, request_id_header=server.request_id_header
+                ),
+            ),
+            rule=request_rule(config),
+            host_header=config.host_header,
+            protected=identity_fields(config.auth, server.tls),
+        )
+
+
+def _hidden(config: RouteConfig) -> frozenset[bytes]:
+    return frozenset(name.lower().encode("ascii") for name in config.hide_headers)
 
 
 class ByKind:

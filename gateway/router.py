@@ -53,6 +53,8 @@ class RouteTable:
     def __init__(self, rules: Iterable[RouteRule]) -> None:
         self.rules = tuple(rules)
         self._places = Places(self.rules)
+        self.has_conditions = any(len(rule.when) for rule in self.rules)
+        """Whether more than host, path and method decides about a route."""
 
     def match(self, method: str, host: str, path: RequestPath, scope: Scope, client: str) -> Match:
         """The rule for a request.

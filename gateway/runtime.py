@@ -10,10 +10,10 @@ from pathlib import Path
 
 from gateway.config.document import Config
 from gateway.config.server import CacheStoreConfig
+from gateway.exchange import Recorder
 from gateway.middleware.access_log import AccessLog
 from gateway.middleware.cache import Cache
 from gateway.middleware.concurrency import InFlight
-from gateway.middleware.exchange import Recorder
 from gateway.middleware.rate_limit_store import CounterStore
 from gateway.proxy.client_watch import ClientWatch
 from gateway.proxy.websocket import LiveWebSockets

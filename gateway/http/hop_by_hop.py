@@ -195,6 +195,11 @@ def inbound_fields(fields: Iterable[tuple[bytes, bytes]], *, drop: frozenset[byt
     return kept
 
 
+def is_plain_connection(value: bytes) -> bool:
+    """Whether a value of Connection names no field beyond those that are dropped anyway."""
+    return value in _PLAIN_CONNECTION
+
+
 def _nominated(before: set[bytes] | None, connection: bytes) -> set[bytes]:
     """The options of Connection, in lower case, added to those of earlier ones."""
     options = {option.strip(b" \t") for option in connection.lower().split(b",")}

@@ -16,10 +16,10 @@ from gateway.errors import (
     MethodNotImplemented,
     TargetTooLong,
 )
-from gateway.exchange import Exchange
+from gateway.exchange import Admitted, Exchange
 from gateway.http.authority import normalise_host
 from gateway.http.fields import Fields
-from gateway.http.forwarded import X_FORWARDED_FOR, client_identity, has_via, request_id_of
+from gateway.http.forwarded import X_FORWARDED_FOR, Identity, client_identity, has_via, request_id_of
 from gateway.http.hop_by_hop import admitted_fields
 from gateway.http.networks import UNIX, Networks
 from gateway.http.target import check_query, read_path
@@ -70,7 +70,8 @@ class Admission:
 
     def __call__(self, scope: Scope, exchange: Exchange) -> None:
         headers: Fields = scope["headers"]
-        self._identify(scope, exchange, headers)
+        identity = self._identify(scope)
+        self._describe(exchange, identity, headers)
         if SERVER_TARGET not in (scope.get("extensions") or ()):
             self._check_limits(exchange.target, headers)
         if exchange.method == "CONNECT":
@@ -80,29 +81,50 @@ class Admission:
             raw_path = scope["raw_path"] = quote(scope["path"], safe="/%:@!$&'()*+,;=~-._").encode("ascii")
         check_query(scope["query_string"])
         exchange.path = read_path(raw_path)
-        self._judge(exchange, headers)
-        fields = admitted_fields(headers, drop=self._dropped if exchange.peer_trusted else self._dropped_untrusted)
-        if self._subject_header:
-            subject = _certificate_subject(scope)
-            if subject:
-                fields.append((self._subject_header, subject))
-        scope["headers"] = fields
+        exchange.host, exchange.public_host = self._judge(headers)
+        scope["headers"] = self._admitted_fields(scope, identity.trusted)
 
-    def _identify(self, scope: Scope, exchange: Exchange, headers: Fields) -> None:
+    def admit(self, scope: Scope) -> Admitted:
+        """What ``__call__`` finds out that depends on nothing but connection and header section; raises as it does."""
+        headers: Fields = scope["headers"]
+        identity = self._identify(scope)
+        host, public_host = self._judge(headers)
+        request_id = request_id_of(headers, self._request_id_header) if identity.trusted else ""
+        return Admitted(identity, host, public_host, request_id, self._admitted_fields(scope, identity.trusted))
+
+    def new_request_id(self) -> str:
+        """An id that no other request has."""
+        return f"{self._id_prefix}{next(self._id_counter):08x}"
+
+    def _identify(self, scope: Scope) -> Identity:
         client = scope.get("client")
         peer = client[0] if client and client[0] else UNIX
-        identity = client_identity(
-            peer, headers, trusted=self._trusted, source=self._client_ip_from, scheme=scope.get("scheme", "http")
+        return client_identity(
+            peer,
+            scope["headers"],
+            trusted=self._trusted,
+            source=self._client_ip_from,
+            scheme=scope.get("scheme", "http"),
         )
+
+    def _describe(self, exchange: Exchange, identity: Identity, headers: Fields) -> None:
         exchange.peer = identity.peer
         exchange.peer_trusted = identity.trusted
         exchange.client = identity.client
         exchange.chain = identity.chain
         exchange.scheme = identity.scheme
         if identity.trusted:
-            exchange.request_id = request_id_of(headers, self._request_id_header)
+            exchange.request_id = request_id_of(headers, self._request_id_header) or exchange.request_id
         if not exchange.request_id:
-            exchange.request_id = f"{self._id_prefix}{next(self._id_counter):08x}"
+            exchange.request_id = self.new_request_id()
+
+    def _admitted_fields(self, scope: Scope, is_trusted: bool) -> Fields:
+        fields = admitted_fields(scope["headers"], drop=self._dropped if is_trusted else self._dropped_untrusted)
+        if self._subject_header:
+            subject = _certificate_subject(scope)
+            if subject:
+                fields.append((self._subject_header, subject))
+        return fields
 
     def _check_limits(self, target: bytes, headers: Fields) -> None:
         if len(target) > self._max_target_bytes:
@@ -113,7 +135,8 @@ class Admission:
         if sum(len(name) + len(value) + 4 for name, value in headers) > self._max_header_bytes:
             raise HeadersTooLarge(f"the fields have more than {self._max_header_bytes} bytes")
 
-    def _judge(self, exchange: Exchange, headers: Fields) -> None:
+    def _judge(self, headers: Fields) -> tuple[str, bytes]:
+        """The host for matching, and the Host field as it came."""
         hosts: list[bytes] = []
         for name, value in headers:
             if name not in _JUDGED:
@@ -125,10 +148,10 @@ class Admission:
                     raise LoopDetected("the request carries this gateway's own Via")
             elif value.strip().lower() != b"100-continue":
                 raise ExpectationFailed("an expectation other than 100-continue")
-        exchange.host = normalise_host(hosts)
-        exchange.public_host = hosts[0]
-        if not exchange.host:
+        host = normalise_host(hosts)
+        if not host:
             raise BadRequest("the Host field is empty")
+        return host, hosts[0]
 
 
 def _certificate_subject(scope: Scope) -> bytes:

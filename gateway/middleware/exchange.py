@@ -12,16 +12,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import CapacityError, ClientError, ClientLeft, GatewayError, InternalError, UpstreamError
-from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange, Outcome
+from gateway.exchange import BEGUN_KEY, SCOPE_KEY, WHOLE_FOLLOWS, Exchange, Outcome, Recorder
 from gateway.http.dates import http_date
 from gateway.http.fields import get_joined
 from gateway.http.problem import problem_response
 
 Gate = Callable[[Scope, Exchange], None]
 """Checks a request, or adds what it found to the exchange; raises a GatewayError to end it. May change the scope."""
-
-Recorder = Callable[[Exchange], None]
-"""Reads an exchange that has ended."""
 
 logger = logging.getLogger("gateway")
 
@@ -36,7 +33,8 @@ class ExchangeMiddleware:
 
     A GatewayError from a gate or from below is answered as a problem document, or by cutting the connection when the
     response has begun. Any other exception is a 500 with a traceback in the log. ``request_id_header`` carries the
-    request id on every answer; empty: none does. ``clock`` gives monotonic seconds, ``wall_clock`` those of Date.
+    request id on every answer; empty: none does. An exchange that was begun on the short way goes on. ``clock`` gives
+    monotonic seconds, ``wall_clock`` those of Date.
     """
 
     def __init__(
@@ -64,7 +62,8 @@ class ExchangeMiddleware:
         target: bytes = scope.get("raw_path") or scope["path"].encode("utf-8")
         if scope["query_string"]:
             target = b"%b?%b" % (target, scope["query_string"])
-        exchange = Exchange(scope.get("method", "GET"), target, self.clock)
+        begun = scope.get(BEGUN_KEY)
+        exchange = begun.exchange if begun is not None else Exchange(scope.get("method", "GET"), target, self.clock)
         scope = {**scope, SCOPE_KEY: exchange}
         responder = Responder(scope, exchange, send, self.request_id_header, self.wall_clock)
         try:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import BodyTooLarge, CapacityError, UpstreamError, UpstreamTimeout
-from gateway.exchange import WHOLE_FOLLOWS, Attempt, Exchange, Message, ResponseRule, exchange_of
+from gateway.exchange import BEGUN_KEY, WHOLE_FOLLOWS, Attempt, Exchange, Message, ResponseRule, exchange_of
 from gateway.http.fields import Fields, get_first
 from gateway.http.hop_by_hop import inbound_fields
 from gateway.proxy.client_watch import ClientWatch
+from gateway.proxy.express import ExpressExchange
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.relay import interim_relay, relay
 from gateway.proxy.request_body import RequestBody, has_body
@@ -123,7 +124,8 @@ class ProxyHandler:
         """The endpoint that answered, still held unless the answer is whole, and its answer."""
         policy, method, upstream = self._retry, exchange.method, self.upstream
         fields = self._outbound.fields(scope, exchange)
-        deadline = self._clock() + self._timeout_s
+        begun: ExpressExchange | None = scope.get(BEGUN_KEY)
+        deadline = self._clock() + self._timeout_s if begun is None else begun.deadline
         tried: list[Endpoint] = []
         last: tuple[Endpoint, InboundResponse] | None = None
         retry_after: bytes | None = None
@@ -134,7 +136,7 @@ class ProxyHandler:
             while True:
                 # :: Step 2
                 remaining_s = self._remaining_s(deadline, body)
-                endpoint = upstream.try_acquire(scope, tried)
+                endpoint = upstream.try_acquire(scope, tried) if begun is None else begun.endpoint
                 if endpoint is None:
                     if last is not None and last[1].whole is None:
                         # The answer in hand holds a place itself: waiting for one could be waiting for that one.
@@ -149,12 +151,20 @@ class ProxyHandler:
                     if endpoint in tried:
                         await asyncio.sleep(policy.delay_s(retries.count, self._rng, retry_after))
                     outgoing = await _at_hand(body) if carries_body else None
-                    # :: Step 3
-                    request = self._request(scope, exchange, outgoing, endpoint, fields, remaining_s)
-                    # :: Step 4
-                    attempt = Attempt(endpoint.label, self._clock())
-                    exchange.attempts.append(attempt)
-                    response = await endpoint.transport.handle_async_request(request)
+                    if begun is not None and begun.is_sent:
+                        attempt = exchange.attempts[-1]
+                        response = begun.outcome()
+                    else:
+                        # :: Step 3
+                        request = self._request(scope, exchange, outgoing, endpoint, fields, remaining_s)
+                        if begun is not None and begun.was_stale:
+                            request.extensions["fresh"] = True
+                        # :: Step 4
+                        attempt = Attempt(endpoint.label, self._clock())
+                        exchange.attempts.append(attempt)
+                        answer = await endpoint.transport.handle_async_request(request)
+                        assert isinstance(answer, InboundResponse)
+                        response = answer
                 except UpstreamError as error:
                     attempt.outcome = type(error).__name__
                     # :: Step 5, while the place is held: this request is one of those that the budget is a share of
@@ -167,11 +177,11 @@ class ProxyHandler:
                         raise
                     unsent = None if error.request_sent else error
                     tried.append(endpoint)
+                    begun = None
                     continue
                 except BaseException:
                     upstream.release(endpoint)
                     raise
-                assert isinstance(response, InboundResponse)
                 attempt.head_s = self._clock() - attempt.started
                 attempt.status = status = response.status_code
                 attempt.connect_s = response.connect_s
@@ -185,6 +195,7 @@ class ProxyHandler:
                     return last
                 retry_after = get_first(response.raw_fields, b"retry-after")
                 tried.append(endpoint)
+                begun = None
         except (CapacityError, UpstreamError):
             # The upstream's last answer, when there was one, is better than the gateway's own.
             if last is None:

@@ -48,6 +48,8 @@ class Outbound:
         self._literal_host = None if host_header in (PRESERVE, UPSTREAM) else host_header.encode("ascii")
         self._drop = drop
         self._protected = protected
+        self.is_for_endpoint = host_header == UPSTREAM
+        """Whether the fields differ from one endpoint to the other."""
 
     def fields(self, scope: Scope, exchange: Exchange) -> Fields:
         """The fields that every attempt has in common."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Protocol
 
+from gateway.express import Express
+from gateway.server.framing import FieldLines
 from gateway.server.refusal import Refusal
 
 NEVER = float("inf")
@@ -72,10 +74,15 @@ class HeldHead(Protocol):
     def flush_head(self) -> None: ...
 
 
+def _no_express() -> Express | None:
+    return None
+
+
 class Connections:
     """The connections of one server: their limits, their common sweep, and whether they are being drained.
 
-    ``on_refused`` gets every refusal, for the log. ``clock`` gives monotonic seconds, ``wall_clock`` those of Date.
+    ``on_refused`` gets every refusal, for the log. ``express`` gives the short ways that the application has now.
+    ``clock`` gives monotonic seconds, ``wall_clock`` those of Date.
     """
 
     def __init__(
@@ -83,11 +90,14 @@ class Connections:
         limits: Limits,
         *,
         on_refused: Callable[[Refusal], None] | None = None,
+        express: Callable[[], Express | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.limits = limits
         self.on_refused = on_refused
+        self.express = express or _no_express
+        self.known_lines = FieldLines()
         self.clock = clock
         self.draining = False
         self.date_line = b""

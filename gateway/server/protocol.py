@@ -16,12 +16,17 @@ import struct
 import uuid
 from typing import Any, cast
 
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
+from gateway.exchange import BEGUN_KEY, Admitted, Exchange
+from gateway.express import Express
+from gateway.http.fields import Fields
+from gateway.proxy.express import ExpressRoute
 from gateway.server.cycle import Cycle
+from gateway.server.express_cycle import ExpressCycle
 from gateway.server.framing import HEAD_END, HeadReader
 from gateway.server.incoming_body import IncomingBody
 from gateway.server.limits import NEVER, Connections, SendWatch
@@ -50,6 +55,9 @@ class GatewayProtocol(asyncio.Protocol):
     """One connection. Requests are answered one after the other; what comes early waits in the buffer."""
 
     __slots__ = (
+        "_admitted",
+        "_admitted_by",
+        "_admitted_fields",
         "_app_state",
         "_body",
         "_buffer",
@@ -94,6 +102,7 @@ class GatewayProtocol(asyncio.Protocol):
             max_header_bytes=limits.max_header_bytes,
             max_headers=limits.max_headers,
             max_target_bytes=limits.max_target_bytes,
+            known_lines=connections.known_lines,
         )
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self._scope: Scope = {}
@@ -108,7 +117,11 @@ class GatewayProtocol(asyncio.Protocol):
         """Set when the client takes more of its answer; None while it does."""
         self._buffer: bytes | bytearray = b""
         """The beginning of a head, or pipelined requests."""
-        self._cycle: Cycle | None = None
+        self._cycle: Cycle | ExpressCycle | None = None
+        self._admitted: Admitted | None = None
+        """What was found out about the header section that the client repeats; None when it has to be judged anew."""
+        self._admitted_by: Express | None = None
+        self._admitted_fields: Fields | None = None
         self._body: IncomingBody | None = None
         """The request body while it is incomplete."""
         self._read_paused = False
@@ -239,6 +252,8 @@ class GatewayProtocol(asyncio.Protocol):
             return
         self._phase = _EXCHANGE
         self.deadline = NEVER
+        if reader.is_plain and self._begin_express(rest):
+            return
         self._cycle = cycle = Cycle(
             self,
             self._transport,
@@ -248,14 +263,7 @@ class GatewayProtocol(asyncio.Protocol):
             not has_body,
             has_body and reader.expects_continue,
         )
-        extensions: dict[str, Any] = {
-            "gateway.target": reader.target,
-            "gateway.abort": cycle.abort,
-            "gateway.informational": cycle.inform,
-        }
-        if self._tls is not None:
-            extensions["tls"] = self._tls
-        scope = request_scope(self._scope, reader, self._app_state.copy(), extensions)
+        scope = self._request_scope(cycle)
         if has_body:
             self._begin_body(cycle)
             if rest and self._body is not None:
@@ -266,8 +274,50 @@ class GatewayProtocol(asyncio.Protocol):
                     self.refuse(error)
                     return
         self._buffer = rest
-        cycle.task = task = self.loop.create_task(cycle.run(self._config.loaded_app, scope))
+        self._run(cycle, self._config.loaded_app, scope)
+
+    def _request_scope(self, cycle: Cycle) -> Scope:
+        extensions: dict[str, Any] = {
+            "gateway.target": self._reader.target,
+            "gateway.abort": cycle.abort,
+            "gateway.informational": cycle.inform,
+        }
+        if self._tls is not None:
+            extensions["tls"] = self._tls
+        return request_scope(self._scope, self._reader, self._app_state.copy(), extensions)
+
+    def _run(self, cycle: Cycle, app: ASGIApp, scope: Scope) -> None:
+        cycle.task = task = self.loop.create_task(cycle.run(app, scope))
         self._server_state.tasks.add(task)
+
+    # The short way.
+
+    def _begin_express(self, rest: bytes) -> bool:
+        """Send a plain request on its way without the application; False when it has to pass through that."""
+        express = self.connections.express()
+        if express is None:
+            return False
+        reader = self._reader
+        if self._admitted_by is not express or self._admitted_fields is not reader.fields:
+            extensions = {"gateway.target": reader.target, "tls": self._tls}
+            self._admitted = express.admit({**self._scope, "headers": reader.fields, "extensions": extensions})
+            self._admitted_by, self._admitted_fields = express, reader.fields
+        if self._admitted is None:
+            return False
+        self._buffer = rest
+        return express.begin(self._admitted, reader.target, self)
+
+    def begin_express(self, express: Express, route: ExpressRoute, exchange: Exchange) -> ExpressCycle:
+        keep_alive = self._reader.keep_alive and not self.connections.draining
+        self._cycle = cycle = ExpressCycle(express, route, exchange, self, self._transport, keep_alive)
+        return cycle
+
+    def leave_express(self, begun: ExpressCycle, app: ASGIApp) -> None:
+        """Have the application go on with what was begun on the short way."""
+        self._cycle = cycle = Cycle(self, self._transport, True, begun.keep_alive, False, True, False)
+        scope = self._request_scope(cycle)
+        scope[BEGUN_KEY] = begun
+        self._run(cycle, app, scope)
 
     def _become_websocket(self, rest: bytes) -> None:
         if self.connections.draining:
@@ -287,6 +337,7 @@ class GatewayProtocol(asyncio.Protocol):
         cycle = self._cycle
         assert cycle is not None
         if self._body is not None:
+            assert isinstance(cycle, Cycle)
             try:
                 data = self._read_body(cycle, self._body, data)
             except BadRequest as error:
@@ -358,7 +409,7 @@ class GatewayProtocol(asyncio.Protocol):
         if self._read_paused and cycle is self._cycle and cycle.queued_bytes < HIGH_WATER_BYTES:
             self._resume_reading()
 
-    def response_done(self, cycle: Cycle) -> None:
+    def response_done(self, cycle: Cycle | ExpressCycle) -> None:
         """The last byte of the answer is written: on to the next request, or close."""
         self._server_state.total_requests += 1
         self._cycle = self._body = None

@@ -41,7 +41,7 @@ def request_scope(common: Scope, head: HeadReader, state: dict[str, Any], extens
     scope["path"] = urllib.parse.unquote(path) if "%" in path else path
     scope["raw_path"] = raw_path
     scope["query_string"] = query
-    scope["headers"] = head.fields
+    scope["headers"] = head.fields.copy()
     scope["state"] = state
     scope["extensions"] = extensions
     if not head.is_http_11:

@@ -19,6 +19,8 @@ from uvicorn.config import Config
 from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import ServerState
 
+from gateway.app import Gateway
+from gateway.express import Express
 from gateway.server.limits import Connections, Limits
 from gateway.server.notify import notify_ready, notify_reloading, notify_stopping
 from gateway.server.protocol import GatewayProtocol
@@ -209,7 +211,10 @@ class _Serving:
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = self._worker.limits
-        connections, state = Connections(limits, on_refused=on_refused), ServerState()
+        # The main application is the first; those beside it have no short ways.
+        express = _short_ways(self._app) if not self._groups else None
+        connections = Connections(limits, on_refused=on_refused, express=express)
+        state = ServerState()
         servers: list[asyncio.Server] = []
         self._groups.append(_Listening(connections, state, servers, stays))
         factory = functools.partial(GatewayProtocol, config, state, app_state, loop, connections=connections)
@@ -316,6 +321,10 @@ class _Serving:
 
     def _is_busy(self) -> bool:
         return any(group.is_busy for group in self._groups if self._is_retired or not group.stays)
+
+
+def _short_ways(app: ASGIApp) -> Callable[[], Express | None] | None:
+    return (lambda: app.live.express) if isinstance(app, Gateway) and app.is_plain else None
 
 
 async def _end(task: asyncio.Future[None]) -> None:

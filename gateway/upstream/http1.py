@@ -103,7 +103,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
         elif body is not None:
             stream = body
         started = self.clock()
-        connection = self._take_idle(started)
+        connection = None if request.extensions.get("fresh") else self.take_idle(started)
         if connection is not None:
             try:
                 return await connection.exchange(request, head, stream, started)
@@ -150,8 +150,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
             self._stop_sweep = self._ticker.add(self._sweep)
         return connection
 
-    def _take_idle(self, now: float) -> Http1Connection | None:
-        """The connection that was used last: the others can grow old and be closed."""
+    def take_idle(self, now: float) -> Http1Connection | None:
+        """The idle connection that was used last: the others can grow old and be closed. None when there is none."""
         while self._idle:
             connection = self._idle.pop()
             if connection.deadline > now and connection.is_usable:

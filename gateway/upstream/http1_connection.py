@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.errors import (
     BadUpstreamResponse,
@@ -27,6 +27,19 @@ _CLOSE_S = 1.0
 """How long the upstream may take over the end of TLS."""
 
 _IDLE, _HEAD, _BODY, _CLOSED = range(4)
+
+
+class Waiter(Protocol):
+    """Whoever waits for a response head: a future, or what acts at once in the place of one."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, response: InboundResponse, /) -> None:
+        """The head is here."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """There will be no head; the connection is closed already."""
 
 
 class ConnectionOwner(Protocol):
@@ -85,7 +98,7 @@ class Http1Connection(FlowControl):
         """Seconds that connecting took; None once the connection is reused."""
         self.is_stale = False
         """Whether the connection is reused and no byte of the current answer has come."""
-        self._waiter: asyncio.Future[InboundResponse] | None = None
+        self._waiter: Waiter | None = None
         """Waits for the head; stands for the exchange until the last byte of the response has come."""
         self._on_interim: Callable[[int, Fields], None] | None = None
         self._head_s = NEVER
@@ -118,37 +131,57 @@ class Http1Connection(FlowControl):
         ``head`` includes a body that is at hand. Time to the response head counts from ``started``, and anew from the
         last piece of ``stream``. Raises UpstreamError, or what iterating ``stream`` raised.
         """
-        waiter: asyncio.Future[InboundResponse]
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
-        self._state = _HEAD
-        self._is_head = request.raw_method == b"HEAD"
-        self._interims = 0
         extensions = request.extensions
-        self._on_interim = extensions.get("on_interim")
-        self._timeouts = timeouts = extensions.get("timeout") or NO_TIMEOUTS
+        timeouts = extensions.get("timeout") or NO_TIMEOUTS
         head_s = timeouts.get("head", timeouts.get("read"))
         self._head_s = NEVER if head_s is None else head_s
-        self._transport.write(head)
+        waiter: asyncio.Future[InboundResponse] = asyncio.get_running_loop().create_future()
+        self.begin(
+            waiter,
+            head,
+            deadline=NEVER if stream is not None else started + self._head_s,
+            timeouts=timeouts,
+            on_interim=extensions.get("on_interim"),
+            is_head=request.raw_method == b"HEAD",
+        )
         if stream is not None:
             return await self._exchange_streaming(waiter, stream, started)
-        self.deadline = started + self._head_s
         try:
             return await waiter
         except asyncio.CancelledError:
-            self._abandon(waiter)
+            self.abandon(waiter)
             raise
+
+    def begin(
+        self,
+        waiter: Waiter,
+        head: bytes,
+        *,
+        deadline: float,
+        timeouts: dict[str, Any],
+        on_interim: Callable[[int, Fields], None] | None,
+        is_head: bool = False,
+    ) -> None:
+        """Send ``head`` and have ``waiter`` told of the response; ``deadline`` is when its head is too late."""
+        self._waiter = waiter
+        self._state = _HEAD
+        self._is_head = is_head
+        self._interims = 0
+        self._on_interim = on_interim
+        self._timeouts = timeouts
+        self.deadline = deadline
+        self._transport.write(head)
 
     async def _exchange_streaming(
         self, waiter: asyncio.Future[InboundResponse], stream: RequestStream, started: float
     ) -> InboundResponse:
         # Connecting was part of the time that the answer may take; waiting for the pieces is not.
         self._head_s -= self._clock() - started
-        self.deadline = NEVER
         self._upload = upload = Upload(self, self._transport, stream)
         try:
             response = await waiter
         except asyncio.CancelledError:
-            self._abandon(waiter)
+            self.abandon(waiter)
             raise
         except Exception:
             # The stream may be sent again, to another endpoint: nothing must read it any more.
@@ -191,7 +224,7 @@ class Http1Connection(FlowControl):
         self.is_stale = False
         self._fail(self._broken("the connection was cut"))
 
-    def _abandon(self, waiter: asyncio.Future[InboundResponse]) -> None:
+    def abandon(self, waiter: Waiter) -> None:
         """The exchange of ``waiter`` was cancelled; by now the connection may serve another one."""
         if self._waiter is waiter:
             body = self._body
@@ -273,7 +306,11 @@ class Http1Connection(FlowControl):
         self._outstanding = 0 if self._is_head or status == 204 or status == 304 else framing
         if framing == CHUNKED:
             self._decoder = ChunkedDecoder(self._owner.max_response_header)
-        piece = self._take_body(rest)
+        if framing == len(rest) == self._outstanding:
+            # Most bodies are short, and here with their head.
+            piece, self._outstanding = rest, 0
+        else:
+            piece = self._take_body(rest)
         response = InboundResponse(
             status,
             fields,

@@ -40,13 +40,25 @@ _MAX_KNOWN_LINES = 256
 _MAX_KNOWN_LINE_BYTES = 256
 
 
+class _FieldLines(dict[bytes, tuple[bytes, bytes]]):
+    """Field lines and what they say; one that is seen for the first time is parsed, and remembered if it is short."""
+
+    def __missing__(self, line: bytes) -> tuple[bytes, bytes]:
+        field = parse_field_line(line)
+        if len(line) <= _MAX_KNOWN_LINE_BYTES:
+            if len(self) >= _MAX_KNOWN_LINES:
+                self.clear()
+            self[line] = field
+        return field
+
+
 class HeadParser:
     """Parses the heads of one endpoint's responses, and remembers their lines."""
 
     __slots__ = ("_fields", "_status_lines")
 
     def __init__(self) -> None:
-        self._fields: dict[bytes, tuple[bytes, bytes]] = {}
+        self._fields = _FieldLines()
         self._status_lines: dict[bytes, _StatusLine] = {}
 
     def parse(self, block: bytes) -> Head:
@@ -58,16 +70,8 @@ class HeadParser:
             status_line = self._parse_status_line(first)
         status, version, reason = status_line
         known = self._fields
-        fields: Fields = []
-        framing_fields: Fields = []
-        for line in lines:
-            field = known.get(line)
-            if field is None:
-                field = self._parse_field_line(line)
-            fields.append(field)
-            if field[0] in _FRAMING_NAMES:
-                framing_fields.append(field)
-        framing, idle_s = _framing(framing_fields, version)
+        fields = [known[line] for line in lines]
+        framing, idle_s = _framing([field for field in fields if field[0] in _FRAMING_NAMES], version)
         return status, version, reason, fields, framing, idle_s
 
     def _parse_status_line(self, line: bytes) -> _StatusLine:
@@ -79,15 +83,6 @@ class HeadParser:
         if len(self._status_lines) < _MAX_KNOWN_LINES and len(line) <= _MAX_KNOWN_LINE_BYTES:
             self._status_lines[line] = status_line
         return status_line
-
-    def _parse_field_line(self, line: bytes) -> tuple[bytes, bytes]:
-        field = parse_field_line(line)
-        known = self._fields
-        if len(line) <= _MAX_KNOWN_LINE_BYTES:
-            if len(known) >= _MAX_KNOWN_LINES:
-                known.clear()
-            known[line] = field
-        return field
 
 
 class PartialHead:

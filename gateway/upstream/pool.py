@@ -62,6 +62,8 @@ class Upstream:
         self._lookup = resolver or lookup_host
         self.retry_budget = RetryBudget(settings.retry_budget, lambda: self.in_flight)
         self._pick = make_balancer(settings.balance, settings.hash_on, rng).pick
+        self.looks_at_requests = settings.balance == "hash" or settings.sticky is not None
+        """Whether the choice of an endpoint depends on the request."""
         self._sticky = _make_sticky(settings, predecessor)
         self._slow_start = SlowStart(settings.slow_start_s)
         self._outlier = OutlierDetector(settings.outlier) if settings.outlier else None
@@ -199,7 +201,8 @@ class Upstream:
     @property
     def decision(self) -> str:
         """Why endpoints are out, for the log; empty when none is."""
-        if len(self._available) == len(self._members.endpoints) and not self._members.resolver.failing:
+        members = self._members
+        if len(self._available) == len(members.endpoints) and not members.resolver.failing_count:
             return ""
         hosts = [f"{host} is not resolved" for host in self._members.resolver.failing]
         return ", ".join([*filter(None, map(why_out, self._members.endpoints)), *hosts])

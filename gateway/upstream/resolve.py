@@ -63,6 +63,8 @@ class Resolver:
         self._timeout_s = timeout_s
         self._rng = rng
         self._names: dict[str, _Name] = {}
+        self.failing_count = 0
+        """How many of the names are failing: asked for every request."""
         self._lookups: set[asyncio.Task[None]] = set()
 
     @property
@@ -77,6 +79,8 @@ class Resolver:
     def forget(self, url: str) -> None:
         """Look an endpoint up no longer."""
         name = self._names.pop(url, None)
+        if name is not None and name.is_failing:
+            self.failing_count -= 1
         if name is not None and name.task is not None:
             name.task.cancel()
 
@@ -152,7 +156,8 @@ class Resolver:
             return
         if name.is_failing:
             logger.info("host %s of upstream %s is resolved again", endpoint.host, self._upstream)
-        name.is_failing = False
+            name.is_failing = False
+            self.failing_count -= 1
         if not name.is_known:
             name.is_known = True
             name.due = None
@@ -163,7 +168,8 @@ class Resolver:
             kept = "its last addresses stay" if name.is_known else "it has no address yet"
             host = name.endpoint.host
             logger.warning("host %s of upstream %s is not resolved, %s: %s", host, self._upstream, kept, reason)
-        name.is_failing = True
+            name.is_failing = True
+            self.failing_count += 1
 
 
 class _Name:

@@ -196,7 +196,7 @@ class Reference:
     def confirm(
         self, old: Stored, request: dict[str, str], update: Headers, times: tuple[float, float], *, surely: bool
     ) -> None:
-        """Section 4.3.4: the stored answer with the fields of a 304, if it is ``surely`` the one that this was about."""
+        """Section 4.3.4: the stored answer with the fields of a 304; ``surely`` when this was about no other."""
         merged = {**{name: value for name, value in old.headers.items() if name not in ("age", "date")}, **update}
         if "vary" in update:
             # Beyond the RFC: a 304 may add to Vary, not take away.

@@ -23,8 +23,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.app import Gateway
-from gateway.exchange import Exchange
-from gateway.middleware.exchange import Recorder
+from gateway.exchange import Exchange, Recorder
+from gateway.express import Express
 from gateway.runtime import Runtime
 from gateway.server.limits import Connections, Limits
 from gateway.server.protocol import GatewayProtocol
@@ -165,7 +165,7 @@ async def serving(
     gateway = config if isinstance(config, Gateway) else make_gateway(config)
     app: ASGIApp = gateway if mounted is None else mounted(gateway)
     loop, state = asyncio.get_running_loop(), ServerState()
-    connections = Connections(limits or Limits()) if server == GATEWAY else None
+    connections = Connections(limits or Limits(), express=_short_ways(app)) if server == GATEWAY else None
     uvicorn_config = Config(
         app,
         http=GatewayProtocol if connections is not None else "auto",
@@ -226,6 +226,10 @@ async def _lifespan(app: ASGIApp) -> AsyncIterator[None]:
                 await task
                 raise
     await task
+
+
+def _short_ways(app: ASGIApp) -> Callable[[], Express | None] | None:
+    return (lambda: app.live.express) if isinstance(app, Gateway) and app.is_plain else None
 
 
 async def _end(state: ServerState) -> None:
