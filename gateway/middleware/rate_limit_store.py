@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from gateway.stores.patience import Patience
+
 if TYPE_CHECKING:
     from throttled.asyncio import RateLimitResult
 
@@ -19,10 +21,13 @@ MAX_KEYS = 200_000
 
 KEY_PREFIX = "gw:limit"
 TIMEOUT_S = 0.25
-"""Longest that a request waits for Redis."""
+"""Longest silence of Redis before it counts as away."""
+TURN_S = 1.0
+"""Longest that a request waits while others are asking."""
 RETRY_S = 1.0
 """How long a Redis that failed is not asked again."""
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 16
+"""More would not count faster, and a herd of them takes longer to open than the timeout allows."""
 
 Limiter = Callable[[str], Awaitable["RateLimitResult | None"]]
 """Counts one request under a key; None when the store fails."""
@@ -32,15 +37,20 @@ class CounterStore:
     """Counters by the generic cell rate algorithm; ``url`` is ``memory`` or a redis:// URL (Redis or Valkey).
 
     Several limits may share one: then all of them together keep at most MAX_KEYS counters in memory. A Redis that is
-    away or slow is left alone for a second at a time; of that, and of its return, one line is logged.
+    away, or silent for ``timeout_s``, is left alone for a second at a time; of that, and of its return, one line is
+    logged. That many requests come at once is no outage: they wait for each other, so that nobody opens the limit by
+    asking faster than it counts.
     """
 
-    def __init__(self, url: str = "memory") -> None:
+    def __init__(self, url: str = "memory", *, timeout_s: float = TIMEOUT_S) -> None:
         from throttled.asyncio import MemoryStore, RedisStore
 
         self._store: Any
+        self._timeout_s = timeout_s
+        self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
         self._errors: tuple[type[Exception], ...] = ()
         self._is_down = False
+        self._is_behind = False
         self._retry_at = -math.inf
         if url == "memory":
             self._store = MemoryStore(options={"MAX_SIZE": MAX_KEYS})
@@ -54,12 +64,13 @@ class CounterStore:
         self._store = RedisStore(
             server=url,
             options={
-                "CONNECTION_POOL_CLASS": "redis.asyncio.BlockingConnectionPool",
+                "CONNECTION_POOL_CLASS": "redis.asyncio.ConnectionPool",
                 "CONNECTION_POOL_KWARGS": {
-                    "max_connections": MAX_CONNECTIONS,
-                    "timeout": TIMEOUT_S,
-                    "socket_timeout": TIMEOUT_S,
-                    "socket_connect_timeout": TIMEOUT_S,
+                    # Some to spare: one that is closing after a timeout still counts.
+                    "max_connections": 2 * MAX_CONNECTIONS,
+                    # Timeouts are _ask's alone: the library's count the time in which nobody listened.
+                    "socket_timeout": None,
+                    "socket_connect_timeout": None,
                     # The library's own retries would multiply the timeout.
                     "retry": Retry(NoBackoff(), 0),
                 },
@@ -94,6 +105,25 @@ class CounterStore:
             await client.connection_pool.disconnect()
 
     async def _ask(self, limit: Callable[[str], Awaitable[RateLimitResult]], key: str) -> RateLimitResult | None:
+        turns = self._turns
+        if not turns.locked():
+            self._is_behind = False
+            async with turns:
+                return await self._ask_now(limit, key)
+        try:
+            async with Patience(TURN_S):
+                await turns.acquire()
+        except TimeoutError:
+            if not self._is_behind:
+                self._is_behind = True
+                logger.warning("more requests come than the rate limits' Redis counts: some are not counted")
+            return None
+        try:
+            return await self._ask_now(limit, key)
+        finally:
+            turns.release()
+
+    async def _ask_now(self, limit: Callable[[str], Awaitable[RateLimitResult]], key: str) -> RateLimitResult | None:
         clock = asyncio.get_running_loop().time
         if self._is_down:
             if clock() < self._retry_at:
@@ -101,14 +131,15 @@ class CounterStore:
             # One request finds out; the others do not wait with it.
             self._retry_at = clock() + RETRY_S
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with Patience(self._timeout_s):
                 result = await limit(key)
         except self._errors as error:
             self._retry_at = clock() + RETRY_S
             if not self._is_down:
                 self._is_down = True
-                cause = error.__cause__ or error
-                reason = str(cause) or type(cause).__name__
+                # Of a timeout the cause is only how it ended the wait.
+                cause = error if isinstance(error, TimeoutError) else error.__cause__ or error
+                reason = str(cause) or f"silent for {self._timeout_s:g} s"
                 logger.warning("the rate limits' Redis is away (%s): nothing is counted until it is back", reason)
             return None
         if self._is_down:

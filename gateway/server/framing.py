@@ -25,6 +25,7 @@ MAX_EXTENSIONS_BYTES = 64 * 1024
 
 _MAX_METHOD_BYTES = 32
 _MAX_LENGTH = 2**63 - 1
+_MAX_LENGTH_DIGITS = 19
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _TOKEN_GROUP = rb"(" + _TOKEN + rb")"
 _METHOD = re.compile(_TOKEN)
@@ -318,9 +319,11 @@ class HeadReader:
             raise BadRequest("more than one Content-Length")
         if not value.isdigit():
             raise BadRequest("Content-Length is not a number")
-        self.length = int(value)
-        if self.length > _MAX_LENGTH:
+        digits = value.lstrip(b"0") or b"0"
+        # int() itself gives up on thousands of digits, with an error that is no answer to a request.
+        if len(digits) > _MAX_LENGTH_DIGITS or int(digits) > _MAX_LENGTH:
             raise BadRequest("Content-Length is too large")
+        self.length = int(digits)
         if value.startswith(b"0") and value != b"0":
             # Whoever reads it after this finds one spelling.
             self.fields[self.fields.index((b"content-length", value))] = (b"content-length", b"%d" % self.length)

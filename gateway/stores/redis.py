@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -29,6 +29,7 @@ from redis.exceptions import RedisError, ResponseError
 from gateway.errors import CapacityError
 from gateway.http.cache_key import CacheKey
 from gateway.stores.base import MAX_VARIANTS, Entry, LockState, Purge, key_url
+from gateway.stores.patience import Patience
 from gateway.stores.redis_format import (
     digest,
     dump_entry,
@@ -49,7 +50,8 @@ REPLACED_BODY_S = 60
 """How long a body stays for those who are reading it."""
 
 PURGES_REMEMBERED_S = 300
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 32
+"""Operations at a time. More would not be faster, and a herd takes longer to connect than the timeout allows."""
 MAX_TTL_S = 366 * 86400
 
 _ALONE = b"alone"
@@ -85,6 +87,8 @@ class _Refused(_Unavailable):
 class RedisStore:
     """A CacheStore in Redis. ``timeout_s`` is the longest that one operation takes before a request goes on without it.
 
+    As long may a request wait for its turn before that: many at once are no outage, but each of them has its limit.
+
     The url is ``redis://``, ``rediss://`` or ``unix://``, as redis-py takes it.
     """
 
@@ -93,16 +97,18 @@ class RedisStore:
     def __init__(self, url: str, *, prefix: str = "gw:", timeout_s: float = 0.25) -> None:
         self.prefix = prefix
         self.timeout_s = timeout_s
-        pool = BlockingConnectionPool.from_url(
+        pool = ConnectionPool.from_url(
             url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
+            # Some to spare: one that is closing after a timeout still counts.
+            max_connections=2 * MAX_CONNECTIONS,
+            # Timeouts are _do's alone: the library's count the time in which nobody listened.
+            socket_timeout=None,
+            socket_connect_timeout=None,
             # The library's own retries would multiply the timeout.
             retry=Retry(NoBackoff(), 0),
         )
         self._redis: Redis = Redis(connection_pool=pool)
+        self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
         self._token = secrets.token_hex(12)
         self._is_down = False
         self._retry_at = -math.inf
@@ -297,6 +303,21 @@ class RedisStore:
 
         ``always``: ask it all the same.
         """
+        turns = self._turns
+        if turns.locked():
+            try:
+                async with Patience(self.timeout_s):
+                    await turns.acquire()
+            except TimeoutError as error:
+                raise _Unavailable from error
+        else:
+            await turns.acquire()
+        try:
+            return await self._do_now(operation, always)
+        finally:
+            turns.release()
+
+    async def _do_now(self, operation: Callable[[], Any], always: bool) -> Any:
         clock = asyncio.get_running_loop().time
         if self._is_down and not always:
             if clock() < self._retry_at:
@@ -304,7 +325,7 @@ class RedisStore:
             # One request finds out; the others do not wait with it.
             self._retry_at = clock() + RETRY_S
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with Patience(self.timeout_s):
                 if self._is_down:
                     # What was open to the server that went away is dead: each would look like another outage.
                     await self._redis.connection_pool.disconnect(inuse_connections=False)
@@ -326,7 +347,7 @@ class RedisStore:
         self._retry_at = asyncio.get_running_loop().time() + RETRY_S
         if not self._is_down:
             self._is_down = True
-            reason = str(error)[:200] or type(error).__name__
+            reason = str(error)[:200] or f"silent for {self.timeout_s:g} s"
             logger.warning("the cache's Redis is away (%s): requests go on without it", reason)
 
     async def _or(self, work: Awaitable[T], otherwise: T) -> T:

@@ -115,6 +115,7 @@ LENGTHS = {
     "length of 2^64": posted(b"Content-Length: 18446744073709551616", SMUGGLED),
     "length of 2^64 + 3": posted(b"Content-Length: 18446744073709551619", b"abc"),
     "length of 100 digits": posted(b"Content-Length: " + b"9" * 100, b"abc"),
+    "length of 5000 digits": posted(b"Content-Length: " + b"9" * 5000, b"abc"),
 }
 
 CODINGS_400 = {
@@ -395,6 +396,7 @@ ACCEPTED = {
     "a Host with spaces around it": (b"GET /a HTTP/1.1\r\nHost: \t a \t \r\n\r\n", (b"/a",)),
     "a length of 0": (posted(b"Content-Length: 0"), (b"/a",)),
     "a length with leading zeros": (posted(b"Content-Length: 003", b"abc"), (b"/a",)),
+    "a length with 5000 leading zeros": (posted(b"Content-Length: " + b"0" * 5000 + b"3", b"abc"), (b"/a",)),
     "a length with spaces around it": (posted(b"Content-Length: \t3 ", b"abc"), (b"/a",)),
     "a body that is a request": (posted(b"Content-Length: %d" % len(SMUGGLED), SMUGGLED), (b"/a",)),
     "a GET with a body that is a request": (get(b"/a", b"Content-Length: %d" % len(SMUGGLED)) + SMUGGLED, (b"/a",)),

@@ -273,7 +273,7 @@ async def test_requests_go_on_without_redis_and_with_it_again(
     clock = Clock()
     origin = Origin(clock, Answer(headers=[(b"cache-control", b"max-age=60")]))
     async with FailingProxy(port) as proxy:
-        store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix, timeout_s=0.5)
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix, timeout_s=5)
         app = cached(origin, clock, store=store)
         await get(app)
         await asyncio.gather(*app.cache.background)
@@ -305,7 +305,8 @@ async def test_requests_go_on_without_redis_and_with_it_again(
         await app.aclose()
 
 
-async def test_server_that_is_away_is_left_alone(port: int, prefix: str) -> None:
+async def test_server_that_is_away_is_left_alone(port: int, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.stores.redis.RETRY_S", 3600.0)
     async with FailingProxy(port) as proxy:
         proxy.silent = True
         store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix, timeout_s=0.05)
@@ -320,6 +321,19 @@ async def test_server_that_is_away_is_left_alone(port: int, prefix: str) -> None
             assert await store.read(entry(body_id="x")) is None
         assert proxy.connections == connections
         await store.aclose()
+
+
+async def test_many_at_once_are_no_outage(port: int, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = RedisStore(f"redis://127.0.0.1:{port}/0", prefix=prefix, timeout_s=20)
+    assert await store.put(KEY, entry(), NOW)
+    found = await asyncio.gather(*(store.get(KEY, NOW) for _ in range(1000)))
+    assert all(len(entries) == 1 for entries in found)
+    # Those whose turn does not come in time go on without the store, which is not away for that.
+    store.timeout_s = 0.0
+    store._turns = asyncio.Semaphore(0)
+    assert await store.get(KEY, NOW) == ()
+    assert caplog.text == ""
+    await store.aclose()
 
 
 async def test_operation_cut_off_in_the_middle_leaves_no_answer_for_the_next(port: int, prefix: str) -> None:
