@@ -171,7 +171,7 @@ async def test_a_failing_resolver_keeps_the_last_answer(
 async def test_a_name_that_is_unknown_at_the_start_is_asked_for_again_soon() -> None:
     world = World(Names())
     await world.upstream.start()
-    with pytest.raises(NoEndpoint, match=r"shop\.internal is not resolved"):
+    with pytest.raises(ConnectFailed, match=r"shop\.internal is not resolved"):
         world.upstream.try_acquire(http_scope())
     world.names.answers["shop.internal"] = ["10.0.0.1"]
 
