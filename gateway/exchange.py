@@ -32,16 +32,19 @@ capacity; answered with an error because the upstream failed; left by the client
 class Attempt:
     """One try at one endpoint."""
 
-    __slots__ = ("connect_s", "endpoint", "head_s", "outcome", "started", "status")
+    __slots__ = ("connect_s", "endpoint", "failed_s", "head_s", "outcome", "started", "status")
 
     def __init__(self, endpoint: str, started: float) -> None:
         self.endpoint = endpoint
         self.started = started
         self.connect_s: float | None = None
         self.head_s: float | None = None
+        """Seconds to the response head; None when there was none."""
+        self.failed_s: float | None = None
+        """Seconds to the failure of an attempt without a response head."""
         self.status: int | None = None
         self.outcome = ""
-        """``"ok"``, or the name of the error class in the log's spelling, e.g. ``"connect-failed"``."""
+        """``"ok"`` when there was a response head, else the name of the error class, e.g. ``"ConnectFailed"``."""
 
 
 class Exchange:
@@ -112,7 +115,7 @@ class Exchange:
         self.upstream = ""
         self.attempts: list[Attempt] = []
         self.decision = ""
-        """Why the balancer chose as it did, where something was out."""
+        """How many endpoints the balancer had to choose from and why the others were out; empty when none was."""
         self.cache = ""
         """``hit``, ``miss``, ``stale``, ``revalidated``, ``bypass``, ``collapsed`` or empty: no cache on the route."""
         self.cache_detail = ""

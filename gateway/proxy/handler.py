@@ -157,6 +157,7 @@ class ProxyHandler:
                     response = await endpoint.transport.handle_async_request(request)
                 except UpstreamError as error:
                     attempt.outcome = type(error).__name__
+                    attempt.failed_s = self._clock() - attempt.started
                     # :: Step 5, while the place is held: this request is one of those that the budget is a share of
                     again = policy.allows_error(error, method) and body.rewind(was_sent=error.request_sent)
                     if again and error.request_sent:

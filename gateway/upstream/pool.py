@@ -201,11 +201,13 @@ class Upstream:
 
     @property
     def decision(self) -> str:
-        """Why endpoints are out, for the log; empty when none is."""
-        if len(self._available) == len(self._members.endpoints) and not self._members.resolver.failing:
+        """How many endpoints a request can go to and why the others are out, for the log; empty when none is."""
+        members = self._members.endpoints
+        if len(self._available) == len(members) and not self._members.resolver.failing:
             return ""
-        hosts = [f"{host} is not resolved" for host in self._members.resolver.failing]
-        return ", ".join([*filter(None, map(why_out, self._members.endpoints)), *hosts])
+        reasons = [*filter(None, map(why_out, members))]
+        reasons += [f"{host} is not resolved" for host in self._members.resolver.failing]
+        return f"{len(self._available)} of {len(members)} available: {', '.join(reasons)}" if reasons else ""
 
     def snapshot(self) -> list[EndpointState]:
         """How every endpoint is doing."""

@@ -130,7 +130,7 @@ def test_an_ejected_endpoint_gets_nothing_and_comes_back_after_one_good_trial() 
     bad, good = upstream.endpoints
     assert fail_until_out(upstream, bad)
     assert {upstream.try_acquire(http_scope()) for _ in range(20)} == {good}
-    assert upstream.decision == "127.0.0.1:9001 ejected"
+    assert upstream.decision == "1 of 2 available: 127.0.0.1:9001 ejected"
     assert upstream.snapshot()[0].ejected_until == clock.now + 10.0
     assert upstream.snapshot()[0].last_error == "reset"
 

@@ -68,7 +68,7 @@ def test_weightless_drained_and_backup_endpoints_get_nothing() -> None:
     upstream = make_upstream(at(9001), at(9002, weight=0), at(9003, drain=True), at(9004, backup=True))
 
     assert taken(upstream) == {9001}
-    assert upstream.decision == "127.0.0.1:9002 weight 0, 127.0.0.1:9003 drained"
+    assert upstream.decision == "1 of 4 available: 127.0.0.1:9002 weight 0, 127.0.0.1:9003 drained"
     upstream.drain("127.0.0.1:9001")
     assert taken(upstream) == {9004}
 
