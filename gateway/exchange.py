@@ -24,6 +24,10 @@ WHOLE_FOLLOWS = "gateway.whole_follows"
 """Key of an ``http.response.start`` whose complete body comes with the very next message: holding the head back until
 then delays nothing."""
 
+BODY_FAILURE = "gateway.body_failure"
+"""Key of an ``http.disconnect``: the GatewayError that ended the request body while its client may still read an
+answer."""
+
 Outcome = Literal["done", "refused", "failed", "client-left", "aborted"]
 """How an exchange ended: answered by upstream, cache or a fixed response; refused because of the client or of
 capacity; answered with an error because the upstream failed; left by the client; cut after the response head."""
