@@ -75,7 +75,8 @@ class HeldHead(Protocol):
 class Connections:
     """The connections of one server: their limits, their common sweep, and whether they are being drained.
 
-    ``on_refused`` gets every refusal, for the log. ``clock`` gives monotonic seconds, ``wall_clock`` those of Date.
+    ``on_refused`` gets every refusal, for the log; ``request_id_header`` carries the id on its answer, where it is not
+    empty. ``clock`` gives monotonic seconds, ``wall_clock`` those of Date.
     """
 
     def __init__(
@@ -83,11 +84,13 @@ class Connections:
         limits: Limits,
         *,
         on_refused: Callable[[Refusal], None] | None = None,
+        request_id_header: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.limits = limits
         self.on_refused = on_refused
+        self.request_id_field = request_id_header.lower().encode("ascii")
         self.clock = clock
         self.draining = False
         self.date_line = b""

@@ -440,7 +440,14 @@ class GatewayProtocol(asyncio.Protocol):
 
     def _answer_to(self, error: GatewayError, request_id: str) -> bytes:
         is_head = self._reader.method == b"HEAD"
-        return refusal_answer(error, request_id, is_head=is_head, date_line=self.connections.date_line)
+        connections = self.connections
+        return refusal_answer(
+            error,
+            request_id,
+            request_id_field=connections.request_id_field,
+            is_head=is_head,
+            date_line=connections.date_line,
+        )
 
     def _refusal(self, error: GatewayError, request_id: str, answered: bool) -> Refusal:
         client: tuple[str, int] | None = self._scope["client"]

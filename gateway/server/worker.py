@@ -100,6 +100,7 @@ class Worker:
     tls: Tls | None = None
     on_reload: Callable[[ASGIApp], Awaitable[None]] | None = None
     on_refused: Callable[[Refusal], None] | None = None
+    request_id_header: str = ""
     beside: Callable[[ASGIApp], Awaitable[None]] | None = None
     ws_max_size: int = 16 * 1024 * 1024
     sides: Sequence[SideApp] = field(default=())
@@ -209,7 +210,8 @@ class _Serving:
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = self._worker.limits
-        connections, state = Connections(limits, on_refused=on_refused), ServerState()
+        connections = Connections(limits, on_refused=on_refused, request_id_header=self._worker.request_id_header)
+        state = ServerState()
         servers: list[asyncio.Server] = []
         self._groups.append(_Listening(connections, state, servers, stays))
         factory = functools.partial(GatewayProtocol, config, state, app_state, loop, connections=connections)

@@ -66,6 +66,7 @@ async def test_refused_request_never_reaches_the_application(data: bytes, status
         assert refusal.client == "127.0.0.1"
         assert refusal.answered
         assert document["request_id"] == refusal.request_id
+        assert b"\r\nx-rid: %b\r\n" % refusal.request_id.encode() in head
     assert app.scopes == []
 
 
