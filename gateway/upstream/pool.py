@@ -168,7 +168,7 @@ class Upstream:
             endpoint.last_error = error or endpoint.last_error
             if endpoint.owners:
                 endpoint.owners[-1].on_failure(endpoint)
-        elif (ejection.recent or ejection.half_open) and self._outlier is not None:
+        elif (ejection.failures or ejection.half_open) and self._outlier is not None:
             now = self._clock()
             if self._outlier.succeeded(ejection, now):
                 logger.info("endpoint %s of upstream %s is back", endpoint.label, self.settings.name)

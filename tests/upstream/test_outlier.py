@@ -38,11 +38,17 @@ def test_a_success_in_between_starts_the_count_again() -> None:
     assert fail(detector, ejection, 3.0, 4.0, 5.0) == [False, False, True]
 
 
-def test_failures_that_are_far_apart_do_not_eject() -> None:
+def test_failures_in_a_row_eject_however_slowly_they_come() -> None:
     detector, ejection = OutlierDetector(SETTINGS), Ejection()
 
-    assert not any(fail(detector, ejection, *[6.0 * number for number in range(20)]))
-    assert fail(detector, ejection, 115.0) == [True]
+    assert fail(detector, ejection, 100.0, 110.0, 120.0) == [False, False, True]
+
+
+def test_an_interval_without_a_failure_starts_the_count_again() -> None:
+    detector, ejection = OutlierDetector(SETTINGS), Ejection()
+
+    assert not any(fail(detector, ejection, *[10.5 * number for number in range(20)]))
+    assert fail(detector, ejection, 210.0, 210.0, 210.0) == [False, False, True]
 
 
 def eject_and_open(detector: OutlierDetector, ejection: Ejection, now: float) -> float:
