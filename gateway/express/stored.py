@@ -52,7 +52,7 @@ class StoredLane:
         asks_nothing = admitted.notes.get(self)
         if asks_nothing is None:
             asks_nothing = admitted.notes[self] = cache.asks_nothing(admitted.fields)
-        if not asks_nothing:
+        if not asks_nothing or admitted.has_certificate:
             return False
         scheme = admitted.identity.scheme
         now = cache.clock()

@@ -48,9 +48,9 @@ def _is_identified(scope: Scope) -> bool:
     exchange: Exchange | None = scope.get(SCOPE_KEY)
     if exchange is not None and exchange.user:
         return True
-    extensions = scope.get("extensions")
     # Whoever showed a certificate may have been told by it to the application.
-    return bool(extensions) and bool((extensions.get("tls") or {}).get("client_cert_name"))
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    return bool(tls.get("client_cert_name"))
 
 
 class CacheMiddleware:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from gateway.errors import ClientLeft, GatewayError, RequestTimeout
+from gateway.errors import GatewayError, RequestTimeout
 from gateway.proxy.request_body import RequestBody
 from gateway.ticker import Ticker
 
@@ -85,8 +85,8 @@ class Watched:
             self._watcher = asyncio.ensure_future(self._wait())
 
     async def _wait(self) -> None:
-        if await self.body.client_left():
-            self.end(ClientLeft("the client left"))
+        if await self.body.client_left() and self.body.failure is not None:
+            self.end(self.body.failure)
         # A piece of the body came: whoever takes it will hear of a disconnect by itself.
         self._watcher = None
 

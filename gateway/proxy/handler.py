@@ -184,6 +184,7 @@ class ProxyHandler:
                         response = answer
                 except UpstreamError as error:
                     attempt.outcome = type(error).__name__
+                    attempt.failed_s = self._clock() - attempt.started
                     # :: Step 5, while the place is held: this request is one of those that the budget is a share of
                     again = policy.allows_error(error, method) and body.rewind(was_sent=error.request_sent)
                     if again and error.request_sent:

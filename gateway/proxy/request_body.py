@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from starlette.types import Message, Receive
 
-from gateway.errors import BadRequest, BodyTooLarge, ClientLeft
+from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, GatewayError
+from gateway.exchange import BODY_FAILURE
 
 DISCONNECT = "http.disconnect"
 
@@ -17,7 +18,7 @@ class RequestBody:
 
     ``length`` is what Content-Length announced, in bytes; None for a chunked body. ``max_bytes`` is the limit, None for
     no limit; up to ``replay_bytes`` are kept so that the body can be sent again. Iterating raises ClientLeft,
-    BodyTooLarge, or BadRequest when fewer bytes come than were announced.
+    BodyTooLarge, BadRequest when fewer bytes come than were announced, or what the server says that ended the body.
     """
 
     __slots__ = (
@@ -31,7 +32,7 @@ class RequestBody:
         "_receive",
         "_replay_bytes",
         "_unread",
-        "left",
+        "failure",
         "length",
         "received_bytes",
         "waited_s",
@@ -63,7 +64,8 @@ class RequestBody:
         """Whether a piece was given that cannot be given again."""
         self._ended = False
         self.received_bytes = 0
-        self.left = False
+        self.failure: GatewayError | None = None
+        """What ended the body early: mostly ClientLeft."""
         self.waiting_since: float | None = None
         """When the wait for the client's next piece began, monotonic; None while nothing is awaited."""
         self.waited_s = 0.0
@@ -139,7 +141,10 @@ class RequestBody:
         raise StopAsyncIteration
 
     async def client_left(self) -> bool:
-        """Wait until the client leaves: True; False when a piece of the body came instead, which is kept for later."""
+        """Wait until the client leaves, or its body fails: True.
+
+        False when a piece of the body came instead, which is kept for later.
+        """
         while True:
             pending = self._pending
             if pending is None:
@@ -147,7 +152,7 @@ class RequestBody:
             await asyncio.wait((pending,))
             message = pending.result()
             if message["type"] == DISCONNECT:
-                self.left = True
+                self.failure = message.get(BODY_FAILURE) or ClientLeft("the client left")
                 return True
             if self._ended or message.get("body") or message.get("more_body"):
                 return False
@@ -178,8 +183,8 @@ class RequestBody:
     def _take(self, message: Message) -> bytes:
         """Account for a message; its bytes."""
         if message["type"] == DISCONNECT:
-            self.left = True
-            raise ClientLeft("the client left while its request body was awaited")
+            self.failure = message.get(BODY_FAILURE) or ClientLeft("the client left while its request body was awaited")
+            raise self.failure
         piece: bytes = message.get("body", b"")
         self.received_bytes += len(piece)
         if self._max_bytes is not None and self.received_bytes > self._max_bytes:

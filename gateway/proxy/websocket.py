@@ -206,6 +206,7 @@ class WebSocketProxy:
                 raise self._too_late() from None
         except UpstreamError as error:
             attempt.outcome = type(error).__name__
+            attempt.failed_s = self._clock() - attempt.started
             raise
         attempt.head_s = self._clock() - attempt.started
         attempt.status = socket.status

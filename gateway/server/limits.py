@@ -81,8 +81,9 @@ def _no_express() -> Express | None:
 class Connections:
     """The connections of one server: their limits, their common sweep, and whether they are being drained.
 
-    ``on_refused`` gets every refusal, for the log. ``express`` gives the short ways that the application has now.
-    ``clock`` gives monotonic seconds, ``wall_clock`` those of Date.
+    ``on_refused`` gets every refusal, for the log; ``request_id_header`` carries the id on its answer, where it is not
+    empty. ``express`` gives the short ways that the application has now. ``clock`` gives monotonic seconds,
+    ``wall_clock`` those of Date.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Connections:
         *,
         on_refused: Callable[[Refusal], None] | None = None,
         express: Callable[[], Express | None] | None = None,
+        request_id_header: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -98,6 +100,7 @@ class Connections:
         self.on_refused = on_refused
         self.express = express or _no_express
         self.known_lines = FieldLines()
+        self.request_id_field = request_id_header.lower().encode("ascii")
         self.clock = clock
         self.draining = False
         self.date_line = b""

@@ -164,7 +164,11 @@ class GatewayProtocol(asyncio.Protocol):
         self._buffer = b""
 
     def eof_received(self) -> bool:
-        # One that has left and one that only ends its side look alike, and upstreams must not work for the first.
+        # One that has left and one that only ends its side look alike, and upstreams must not work for the first. It
+        # is as one that left that the client is recorded; should it still listen, it hears what became of its body.
+        if self._body is not None and self._cycle is not None and not self._cycle.response_started:
+            self._transport.write(self._answer_to(BadRequest("the request body broke off"), ""))
+            self._cycle.disconnect()
         return False
 
     def data_received(self, data: bytes) -> None:
@@ -366,7 +370,7 @@ class GatewayProtocol(asyncio.Protocol):
             try:
                 data = self._read_body(cycle, self._body, data)
             except BadRequest as error:
-                self.refuse(error)
+                self._fail_body(error)
                 return
         if data:
             # Requests are answered in order, RFC 9112 section 9.3.2: the next one is read when this one is done.
@@ -400,6 +404,18 @@ class GatewayProtocol(asyncio.Protocol):
         if cycle.queued_bytes > HIGH_WATER_BYTES:
             self._pause_reading()
         return rest
+
+    def _fail_body(self, error: GatewayError) -> None:
+        """End the request body with ``error``: the application answers, for it keeps the record of the request."""
+        cycle = self._cycle
+        assert isinstance(cycle, Cycle)
+        if cycle.response_started:
+            self.refuse(error)
+            return
+        self._body = None
+        self.deadline = NEVER
+        cycle.keep_alive = False
+        cycle.fail_body(error)
 
     def _pause_reading(self) -> None:
         if not self._read_paused and self._phase != _CLOSED:
@@ -499,9 +515,19 @@ class GatewayProtocol(asyncio.Protocol):
         if not can_answer:
             self.cut(reset=True)
             return
-        is_head = self._reader.method == b"HEAD"
-        self._transport.write(refusal_answer(error, request_id, is_head=is_head, date_line=self.connections.date_line))
+        self._transport.write(self._answer_to(error, request_id))
         self._linger()
+
+    def _answer_to(self, error: GatewayError, request_id: str) -> bytes:
+        is_head = self._reader.method == b"HEAD"
+        connections = self.connections
+        return refusal_answer(
+            error,
+            request_id,
+            request_id_field=connections.request_id_field,
+            is_head=is_head,
+            date_line=connections.date_line,
+        )
 
     def _refusal(self, error: GatewayError, request_id: str, answered: bool) -> Refusal:
         client: tuple[str, int] | None = self._scope["client"]
@@ -546,7 +572,7 @@ class GatewayProtocol(asyncio.Protocol):
         if self._phase == _HEAD:
             self.refuse(RequestTimeout("the request head did not come in time"))
         elif self._phase == _EXCHANGE:
-            self.refuse(RequestTimeout("the request body came too slowly"))
+            self._fail_body(RequestTimeout("the request body came too slowly"))
         else:
             # Nobody asked for anything, or everything is said.
             self._close()

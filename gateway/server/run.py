@@ -98,6 +98,7 @@ def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | N
                 sides=admin_side(config),
                 on_reload=reload,
                 on_refused=refused,
+                request_id_header=server.request_id_header,
                 beside=watch_config,
                 ready=partial(announce, config),
             )

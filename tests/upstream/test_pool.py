@@ -68,7 +68,7 @@ def test_weightless_drained_and_backup_endpoints_get_nothing() -> None:
     upstream = make_upstream(at(9001), at(9002, weight=0), at(9003, drain=True), at(9004, backup=True))
 
     assert taken(upstream) == {9001}
-    assert upstream.decision == "127.0.0.1:9002 weight 0, 127.0.0.1:9003 drained"
+    assert upstream.decision == "1 of 4 available: 127.0.0.1:9002 weight 0, 127.0.0.1:9003 drained"
     upstream.drain("127.0.0.1:9001")
     assert taken(upstream) == {9004}
 
@@ -79,6 +79,24 @@ def test_what_was_tried_is_tried_again_only_when_nothing_else_is_left() -> None:
 
     assert {take(upstream, one, two) for _ in range(20)} == {three}
     assert {take(upstream, one, two, three) for _ in range(50)} == {one, two, three}
+
+
+def test_a_backup_gets_what_every_primary_has_failed() -> None:
+    upstream = make_upstream(at(9001), at(9002), at(9003, backup=True), at(9004, backup=True, drain=True))
+    one, two, backup, _ = upstream.endpoints
+
+    assert {take(upstream, one) for _ in range(20)} == {two}
+    assert take(upstream, one, two) is backup
+    assert {take(upstream, one, two, backup) for _ in range(50)} == {one, two}
+    assert taken(upstream) == {9001, 9002}
+
+
+def test_a_full_backup_is_not_waited_for() -> None:
+    upstream = make_upstream(at(9001), at(9002, backup=True), max_connections=1)
+    primary, backup = upstream.endpoints
+    assert take(upstream, primary) is backup
+
+    assert take(upstream, primary) is primary
 
 
 def test_a_single_endpoint_is_tried_again() -> None:
