@@ -151,7 +151,8 @@ class ProxyHandler:
         try:
             while True:
                 # :: Step 2
-                remaining_s = self._remaining_s(deadline, body)
+                # What was begun is looked at whatever the time is: it holds a place.
+                remaining_s = self._remaining_s(deadline, body) if begun is None else deadline - self._clock()
                 endpoint = upstream.try_acquire(scope, tried) if begun is None else begun.endpoint
                 if endpoint is None:
                     if last is not None and last[1].whole is None:
