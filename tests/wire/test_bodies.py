@@ -106,7 +106,8 @@ async def _uploads(connection: ScriptedConnection) -> None:
 
 async def test_a_slow_reader_pauses_the_upstream(server: str) -> None:
     written = 0
-    total = 64 * 1024 * 1024
+    # Much more than the kernel keeps: up to 32 MiB on each of two connections.
+    total = 256 * 1024 * 1024
 
     async def script(connection: ScriptedConnection) -> None:
         nonlocal written
@@ -133,7 +134,8 @@ async def test_a_slow_reader_pauses_the_upstream(server: str) -> None:
 
 
 async def test_a_slow_upstream_pauses_the_client(server: str) -> None:
-    total = 64 * 1024 * 1024
+    # Much more than the kernel keeps: up to 32 MiB on each of two connections.
+    total = 256 * 1024 * 1024
 
     async def script(connection: ScriptedConnection) -> None:
         seen = await connection.read_request()
