@@ -173,7 +173,7 @@ class Admitted:
         self.fields = fields
         self.has_certificate = has_certificate
         """Whether the client has shown who it is, RFC 9111 section 3.5."""
-        self.has_weak_tags = any(name == b"if-none-match" and b"W/" in value for name, value in fields)
+        self.has_weak_tags = any([b"W/" in value for name, value in fields if name == b"if-none-match"])
         self.notes: dict[object, Any] = {}
 
     def describe(self, exchange: Exchange, request_id: str) -> None:

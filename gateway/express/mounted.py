@@ -42,6 +42,9 @@ class MountedExpress:
             target = b"%b?%b" % (target, scope["query_string"])
         if _PLAIN_TARGET.fullmatch(target) is None:
             return False
+        if (scope.get("extensions") or {}).get("tls"):
+            # Who the client is stands in its certificate, and what is remembered here goes by fields alone.
+            return False
         admitted = self._admit(express, scope)
         if admitted is None:
             return False

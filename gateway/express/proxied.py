@@ -68,6 +68,8 @@ class ProxiedLane:
         self._added_fields = {scheme: plain_fields.added(scheme) for scheme in ("http", "https")}
         # Stands where the request id comes in heads that are kept; nobody outside can know it.
         self._mark = secrets.token_hex(16)
+        self._any_exchange = Exchange("GET", b"/")
+        self._any_exchange.route = name
 
     def begin(self, express: Express, admitted: Admitted, target: bytes, way: Way, client: ExpressClient) -> bool:
         """Send the request; False when no endpoint has room. Raises NoEndpoint."""
@@ -102,9 +104,8 @@ class ProxiedLane:
 
     def _head_parts(self, admitted: Admitted, endpoint: Endpoint) -> list[bytes]:
         """What follows the target of every request with these fields, cut where the request id stands."""
-        exchange = Exchange("GET", b"/")
+        exchange = self._any_exchange
         admitted.describe(exchange, self._mark)
-        exchange.route = self.name
         scope = {"headers": admitted.fields, "http_version": "1.1"}
         fields = self.outbound.fields_for(endpoint, self.outbound.fields(scope, exchange))
         head = request_head(b"GET", b"/", fields, None)
