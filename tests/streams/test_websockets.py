@@ -49,10 +49,13 @@ async def told(client: ClientConnection) -> list[str]:
 
 @servers
 async def test_an_accepted_handshake_has_at_most_one_date(server: str) -> None:
-    async with websocket_origin() as (url, _), running(proxying(url), server) as (_, port, prefix):
-        async with Open(port, f"{prefix}/") as client:
-            assert client.response is not None
-            assert len(client.response.headers.get_all("Date")) <= 1
+    async with (
+        websocket_origin() as (url, _),
+        running(proxying(url), server) as (_, port, prefix),
+        Open(port, f"{prefix}/") as client,
+    ):
+        assert client.response is not None
+        assert len(client.response.headers.get_all("Date")) <= 1
 
 
 @servers
