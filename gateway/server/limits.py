@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Protocol
 
+from gateway.server.hang_up import HangUps
 from gateway.server.refusal import Refusal
 
 NEVER = float("inf")
@@ -91,6 +92,7 @@ class Connections:
         self.clock = clock
         self.draining = False
         self.date_line = b""
+        self.hang_ups = HangUps()
         self._wall_clock = wall_clock
         self._date_second = 0
         self._open: set[Connection] = set()
@@ -121,6 +123,7 @@ class Connections:
     def sweep(self, now: float) -> None:
         """Tell every connection whose deadline has passed at monotonic time ``now``."""
         self._set_date()
+        self.hang_ups.sweep()
         # One pass: with 5,000 connections it holds everybody else up for 0.1 ms.
         for connection in [one for one in self._open if one.deadline <= now or one.is_sending]:
             if connection.deadline <= now:
