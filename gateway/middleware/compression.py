@@ -190,7 +190,7 @@ class _Response:
         coding = choose_coding(self._accept(), self._policy.codings)
         if coding == IDENTITY or self._method == "HEAD":
             return {**message, "headers": fields}
-        return self._encode_from(message, fields, coding)
+        return self._encode_from(message, fields, coding, length)
 
     def _accept(self) -> bytes | None:
         return get_joined(self._request, b"accept-encoding")
@@ -209,11 +209,11 @@ class _Response:
         fields = without(fields, frozenset([b"content-encoding"]))
         coding = choose_coding(accept, self._policy.codings)
         if coding != IDENTITY:
-            return self._encode_from(message, fields, coding)
+            return self._encode_from(message, fields, coding, None)
         return {**message, "headers": _for_other_bytes(fields)}
 
-    def _encode_from(self, message: Message, fields: Fields, coding: str) -> Message:
-        self._encoder = make_encoder(coding, self._policy.level)
+    def _encode_from(self, message: Message, fields: Fields, coding: str, length: int | None) -> Message:
+        self._encoder = make_encoder(coding, self._policy.level, length)
         fields = _for_other_bytes(fields)
         fields.append((b"content-encoding", coding.encode("ascii")))
         message = {**message, "headers": fields}
