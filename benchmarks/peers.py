@@ -45,6 +45,7 @@ bind = "127.0.0.1:{port}"
 access_log = "off"
 [upstreams.origin]
 endpoints = ["http://127.0.0.1:{upstream}"]
+max_connections = 10000
 [[routes]]
 name = "all"
 path = "/*"
