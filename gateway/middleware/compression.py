@@ -53,9 +53,18 @@ COMPRESSIBLE_TYPES = (
     "image/x-icon",
 )
 
-# What a body in another coding no longer has: its length, its byte positions, and the digests over its bytes.
+# What a body in another coding no longer has: the name of its coding, its length, its byte positions, and the digests
+# over its bytes.
 _STALE_FIELDS = frozenset(
-    [b"content-length", b"accept-ranges", b"content-md5", b"content-digest", b"repr-digest", b"digest"]
+    [
+        b"content-encoding",
+        b"content-length",
+        b"accept-ranges",
+        b"content-md5",
+        b"content-digest",
+        b"repr-digest",
+        b"digest",
+    ]
 )
 _DECIDING = frozenset([b"content-length", b"content-type", b"content-encoding", b"cache-control"])
 _NEVER_CODED = frozenset([204, 205, 206])
@@ -206,7 +215,6 @@ class _Response:
         if self._method == "HEAD":
             return {**message, "headers": fields}
         self._decoder = BoundedDecoder(applied, max_bytes=_MAX_DECODED_BYTES, max_ratio=_MAX_DECODED_RATIO)
-        fields = without(fields, frozenset([b"content-encoding"]))
         coding = choose_coding(accept, self._policy.codings)
         if coding != IDENTITY:
             return self._encode_from(message, fields, coding, None)

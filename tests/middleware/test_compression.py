@@ -49,6 +49,13 @@ async def test_a_body_is_coded_as_the_client_wants_it(coding: str) -> None:
     assert decoded(sent) == BODY and len(sent.body) < len(BODY) / 2
 
 
+async def test_a_coding_that_is_none_does_not_stand_beside_the_real_one() -> None:
+    fields = [TEXT, (b"content-encoding", b"identity"), length(BODY)]
+    sent = await call(CompressionMiddleware(answering(200, fields, [BODY])), asking())
+    assert sent.values(b"content-encoding") == [b"gzip"]
+    assert decoded(sent) == BODY
+
+
 async def test_a_body_that_is_at_hand_keeps_a_length() -> None:
     app = CompressionMiddleware(answering(200, [TEXT, length(BODY)], [BODY], **{WHOLE_FOLLOWS: True}))
     sent = await call(app, asking())
