@@ -31,12 +31,12 @@ DECODABLE = ("zstd", "br", "gzip", "deflate")
 # RFC 9659: a decoder need not take a larger window over HTTP.
 _ZSTD_WINDOW_LOG = 23
 
-# The higher levels clear their tables for each body. Made for the largest, those of zstd are 48 MiB and take 30 ms, and
-# those of brotli grow to 25 MiB, for 1 KiB of JSON or a stream of events as well; so both go by the length. A stream
-# gets what a body of this length would.
+# An encoder clears its tables for each body. Made for the largest, those of zstd are 48 MiB at the highest level and take
+# 30 ms, and those of brotli grow to 25 MiB, for 1 KiB of JSON or a stream of events as well; so both go by the length.
+# A body of unknown length gets what one of this length would.
 _STREAM_BYTES = 128 * 1024
 _ZSTD_ENCODER_WINDOW_LOGS = range(10, 21)
-_ZSTD_MAX_TABLE_LOG = 19
+_ZSTD_MAX_TABLE_LOGS: dict[Level, tuple[int, int]] = {"fast": (17, 16), "balanced": (19, 19), "best": (19, 19)}
 # Up to 16 brotli keeps to tables of 1 MiB, and finds as much in bodies of this length.
 _BROTLI_SMALL_WINDOW_LOG, _BROTLI_WINDOW_LOG = 16, 20
 _BROTLI_SMALL_BYTES = 512 * 1024
@@ -127,13 +127,13 @@ class _ZstdEncoder:
     def __init__(self, level: Level, length: int) -> None:
         logs = _ZSTD_ENCODER_WINDOW_LOGS
         window_log = min(max((length - 1).bit_length(), logs[0]), logs[-1])
+        max_hash_log, max_chain_log = _ZSTD_MAX_TABLE_LOGS[level]
         options: dict[int, int] = {
             zstd.CompressionParameter.compression_level: _ZSTD_LEVELS[level],
             zstd.CompressionParameter.window_log: window_log,
+            zstd.CompressionParameter.hash_log: min(window_log + 1, max_hash_log),
+            zstd.CompressionParameter.chain_log: min(window_log + 1, max_chain_log),
         }
-        if level != "fast":
-            table_log = min(window_log + 1, _ZSTD_MAX_TABLE_LOG)
-            options[zstd.CompressionParameter.hash_log] = options[zstd.CompressionParameter.chain_log] = table_log
         self._coder = zstd.ZstdCompressor(options=options)
 
     def encode(self, data: bytes) -> bytes:

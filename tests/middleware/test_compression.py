@@ -172,6 +172,13 @@ async def test_events_leave_one_by_one() -> None:
     assert decoded(sent) == b"data: 1\n\ndata: 2\n\n"
 
 
+async def test_a_stream_of_events_does_with_a_small_window() -> None:
+    events = (b"content-type", b"text/event-stream; charset=utf-8")
+    sent = await call(CompressionMiddleware(answering(200, [events], [BODY])), asking(b"zstd"))
+    # A window of 16 KiB, RFC 8878 section 3.1.1.1.2.
+    assert sent.body[5] == 14 - 10 << 3
+
+
 async def test_the_head_of_a_stream_does_not_wait_for_its_body() -> None:
     sent = Sent()
 
