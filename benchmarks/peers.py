@@ -44,6 +44,7 @@ access_log = "off"
 {tls}
 [upstreams.origin]
 endpoints = ["http://127.0.0.1:{site.upstream}"]
+max_connections = 10000
 [[routes]]
 name = "all"
 path = "/*"

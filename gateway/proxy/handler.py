@@ -101,7 +101,8 @@ class ProxyHandler:
             receive, length=length, max_bytes=self._max_body, replay_bytes=self._retry.max_body, clock=self._clock
         )
         holds_back = carries_body and get_first(headers, b"expect") is not None
-        with self._client_watch.watch(body, holds_back=holds_back):
+        has_left = (scope.get("extensions") or {}).get("gateway.has_left") if carries_body else None
+        with self._client_watch.watch(body, holds_back=holds_back, has_left=has_left):
             try:
                 if self._buffer_bytes and carries_body:
                     await body.fill(self._buffer_bytes)

@@ -158,6 +158,10 @@ class Cycle:
         if self._waiters is not None:
             self._wake()
 
+    def has_left(self) -> bool:
+        """Whether the client is gone: known before ``receive`` says so, which has pieces to give first."""
+        return self.disconnected
+
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None
         for waiter in waiters or ():

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from gateway.express.table import Express
 from gateway.server.framing import FieldLines
+from gateway.server.hang_up import HangUps
 from gateway.server.refusal import Refusal
 
 NEVER = float("inf")
@@ -104,6 +105,7 @@ class Connections:
         self.clock = clock
         self.draining = False
         self.date_line = b""
+        self.hang_ups = HangUps()
         self._wall_clock = wall_clock
         self._date_second = 0
         self._open: set[Connection] = set()
@@ -134,6 +136,7 @@ class Connections:
     def sweep(self, now: float) -> None:
         """Tell every connection whose deadline has passed at monotonic time ``now``."""
         self._set_date()
+        self.hang_ups.sweep()
         # One pass: with 5,000 connections it holds everybody else up for 0.1 ms.
         for connection in [one for one in self._open if one.deadline <= now or one.is_sending]:
             if connection.deadline <= now:

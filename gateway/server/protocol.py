@@ -69,6 +69,7 @@ class GatewayProtocol(asyncio.Protocol):
         "_config",
         "_cycle",
         "_discarded",
+        "_paused_as",
         "_paused_at",
         "_phase",
         "_read_paused",
@@ -132,6 +133,7 @@ class GatewayProtocol(asyncio.Protocol):
         """The request body while it is incomplete."""
         self._read_paused = False
         self._paused_at = 0.0
+        self._paused_as = -1
         self._discarded = 0
 
     # The transport's side.
@@ -157,11 +159,16 @@ class GatewayProtocol(asyncio.Protocol):
         self.deadline = NEVER
         self.is_sending = False
         self.connections.discard(self)
+        self.connections.hang_ups.discard(self, self._paused_as)
         self._server_state.connections.discard(self)
         if self._cycle is not None:
             self._cycle.disconnect()
         self.resume_writing()
         self._buffer = b""
+
+    def on_hang_up(self) -> None:
+        """The client has left; what it sent before is nobody's any more."""
+        self._transport.abort()
 
     def eof_received(self) -> bool:
         # One that has left and one that only ends its side look alike, and upstreams must not work for the first. It
@@ -284,6 +291,7 @@ class GatewayProtocol(asyncio.Protocol):
         )
         scope = self._request_scope(cycle)
         if has_body:
+            extensions["gateway.has_left"] = cycle.has_left
             self._begin_body(cycle)
             if rest and self._body is not None:
                 # What is malformed already never reaches the application.
@@ -420,6 +428,7 @@ class GatewayProtocol(asyncio.Protocol):
     def _pause_reading(self) -> None:
         if not self._read_paused and self._phase != _CLOSED:
             self._read_paused = True
+            self._paused_as = self.connections.hang_ups.add(self, self._transport)
             self._paused_at = self.connections.clock()
             # The silence is the application's from here on.
             self.deadline = NEVER
@@ -428,6 +437,7 @@ class GatewayProtocol(asyncio.Protocol):
     def _resume_reading(self) -> None:
         if self._read_paused:
             self._read_paused = False
+            self.connections.hang_ups.discard(self, self._paused_as)
             if self._body is not None:
                 now = self.connections.clock()
                 self._body.forgive(now - self._paused_at)

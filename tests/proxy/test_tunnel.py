@@ -627,7 +627,7 @@ async def test_a_server_that_compresses_passes_messages() -> None:
         assert upstream.connections[0].requests[0].values(b"sec-websocket-extensions") == []
 
 
-@pytest.mark.parametrize("ends", ["fin", "reset", "close frame"])
+@pytest.mark.parametrize("ends", ["fin", "reset", "close frame", "broken rule"])
 async def test_tls_to_the_client(ends: str) -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -650,6 +650,11 @@ async def test_tls_to_the_client(ends: str) -> None:
                 client.write(masked(close_frame(1000)))
                 assert await connection.read_exactly(8) == masked(close_frame(1000))
                 await connection.closed.wait()
+            elif ends == "broken rule":
+                client.write(masked(b"\xc1\x01y") + b"what nobody reads" * 1000)
+                assert await client.rest() == close_frame(1002, "reserved bits must be 0")
+                assert await read_frame(connection) == (CLOSE, (1002).to_bytes(2, "big") + b"reserved bits must be 0")
+                await connection.send(close_frame(1002))
             else:
                 if ends == "reset":
                     client.writer.transport.abort()
@@ -658,7 +663,7 @@ async def test_tls_to_the_client(ends: str) -> None:
                 await connection.send(close_frame(1001))
             exchange = await gateway.ended.get()
             await client.close()
-    assert exchange.outcome == ("done" if ends == "close frame" else "client-left")
+    assert exchange.outcome == ("done" if ends in ("close frame", "broken rule") else "client-left")
 
 
 async def test_a_whole_gateway_passes_bytes_under_its_own_head() -> None:
