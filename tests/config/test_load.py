@@ -162,6 +162,26 @@ def test_further_warnings_are_placed_like_any_other(tmp_path: Path) -> None:
     assert config.warnings[0].severity == "warning"
 
 
+def test_a_mistake_inside_a_table_hides_none_beside_it() -> None:
+    table = route(
+        upstream="api",
+        request_headers={"set": {"X A": "1", "X-B": "{nope}"}, "ad": {}},
+        mirror={"upstream": "apo", "share": 7},
+    )
+    table["server"] = {"tls": {"certificates": [{"cert": "no.pem", "key": "no.key"}], "min_version": "1.1"}}
+
+    assert {problem.key for problem in problems(table)} == {
+        'routes[0].request_headers.set."X A"',
+        "routes[0].request_headers.set.X-B",
+        "routes[0].request_headers.ad",
+        "routes[0].mirror.upstream",
+        "routes[0].mirror.share",
+        "server.tls.min_version",
+        "server.tls.certificates[0].cert",
+        "server.tls.certificates[0].key",
+    }
+
+
 @pytest.mark.parametrize(
     ("table", "key"),
     [
