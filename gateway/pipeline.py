@@ -356,6 +356,7 @@ class _Compiler:
                 share=mirror.share,
                 max_body=mirror.max_body,
                 timeout_s=mirror.timeout,
+                counts=self._runtime.mirrored_on(config.name),
                 rng=self._runtime.rng,
             )
             route.mirrors.append(app)

@@ -28,7 +28,6 @@ from gateway.ticker import Ticker
 Form = Literal["text", "json"]
 
 BATCH_LINES = 64
-BATCH_S = 1.0
 
 logger = logging.getLogger("gateway")
 
@@ -185,8 +184,8 @@ def _time(wall_time: float) -> str:
 class AccessLog:
     """Writes a line for every exchange that it is given to ``stream``, by default standard output.
 
-    Lines go out ``batch`` at a time, within about a second once ``start`` was called, and at the end
-    of the process. A stream that cannot be written to costs its lines and no request; ``lost`` counts them.
+    Lines go out ``batch`` at a time, at every tick once ``start`` was called, and at the end of the process. A stream
+    that cannot be written to costs its lines and no request; ``lost`` counts them.
     """
 
     def __init__(self, form: Form = "text", stream: TextIO | None = None, *, batch: int = BATCH_LINES) -> None:
@@ -194,7 +193,6 @@ class AccessLog:
         self._stream = stream if stream is not None else sys.stdout
         self._batch = batch
         self._lines: list[str] = []
-        self._flushed = 0.0
         self._stop: Callable[[], None] | None = None
         self.lost = 0
         if batch > 1:
@@ -236,9 +234,7 @@ class AccessLog:
         atexit.unregister(self.flush)
 
     def _sweep(self, now: float) -> None:
-        if now - self._flushed >= BATCH_S:
-            self._flushed = now
-            self.flush()
+        self.flush()
 
 
 class AccessLogMiddleware:
