@@ -10,7 +10,7 @@ from gateway.config.addresses import BindAddress, StoreUrl, parse_bind
 from gateway.config.environ import EnvironmentString
 from gateway.config.table import Count, OneOrMany, Parsed, PositiveCount, Table
 from gateway.config.units import Duration, PositiveDuration, PositiveSize, Size
-from gateway.config.values import File, HeaderName, OptionalName, Peer, Source
+from gateway.config.values import File, HeaderName, OptionalName, OptionalRuleName, Peer, Source
 
 
 def _parse_workers(value: Any) -> int | str:
@@ -82,7 +82,7 @@ class TlsConfig(Table):
     """Certificate authorities of client certificates."""
     client_auth: Literal["none", "optional", "require"] = "none"
     """Whether clients are asked for a certificate, or must have one."""
-    subject_header: OptionalName = ""
+    subject_header: OptionalRuleName = ""
     """Request field that carries the subject of the client's certificate; never taken from clients."""
     redirect_from: BindAddress | None = None
     """Plain HTTP address whose requests are redirected to https with 308."""

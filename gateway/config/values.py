@@ -230,6 +230,8 @@ HostField = Annotated[str, Parsed(parse_host_field, {"type": "string", "examples
 MediaType = Annotated[str, Parsed(parse_media_type, {"type": "string", "examples": ["text/*"]})]
 OptionalName = Annotated[str, StringConstraints(pattern=r"^([!#$%&'*+.^_`|~0-9A-Za-z-]+)?$")]
 """A header name, or empty: none."""
+OptionalRuleName = Annotated[OptionalName, AfterValidator(lambda name: parse_rule_name(name) if name else name)]
+"""A header name that header rules may touch, or empty: none."""
 File = Annotated[Path, FilePath()]
 StatusRange = Annotated[
     tuple[int, int],

@@ -50,3 +50,8 @@ def content_length(fields: Iterable[tuple[bytes, bytes]]) -> int | None:
     """The announced length of the body, or None."""
     value = get_first(fields, b"content-length")
     return int(value) if value is not None and value.isdigit() else None
+
+
+def with_hyphens(names: frozenset[bytes]) -> frozenset[bytes]:
+    """``names``, and each as it is read where it arrives as HTTP_X_USER, which X-User does as well as X_User."""
+    return names | {name.replace(b"_", b"-") for name in names}

@@ -18,7 +18,7 @@ from gateway.errors import (
 )
 from gateway.exchange import Admitted, Exchange
 from gateway.http.authority import normalise_host
-from gateway.http.fields import Fields
+from gateway.http.fields import Fields, with_hyphens
 from gateway.http.forwarded import X_FORWARDED_FOR, Identity, client_identity, has_via, request_id_of
 from gateway.http.hop_by_hop import admitted_fields
 from gateway.http.networks import UNIX, Networks
@@ -56,7 +56,7 @@ class Admission:
         self._client_ip_from = client_ip_from
         self._request_id_header = request_id_header.lower().encode("ascii")
         self._subject_header = subject_header.lower().encode("ascii")
-        self._dropped = frozenset([self._request_id_header, self._subject_header]) - {b""}
+        self._dropped = with_hyphens(frozenset([self._request_id_header, self._subject_header])) - {b""}
         # The field that tells who the client is is nobody's but a trusted proxy's to send.
         kind, _, name = client_ip_from.partition(":")
         source = frozenset([name.lower().encode("ascii")]) if kind == "header" else frozenset()

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import GatewayError
 from gateway.exchange import exchange_of
-from gateway.http.fields import Fields, without
+from gateway.http.fields import Fields, with_hyphens, without
 from gateway.middleware.refusal import answer, refuse
 
 NAMELESS = "authenticated"
@@ -73,7 +73,7 @@ class AuthMiddleware:
     def __init__(self, app: ASGIApp, *, authenticator: Authenticator, forward_credentials: bool = False) -> None:
         self.app = app
         self.authenticator = authenticator
-        removed = authenticator.identity_fields
+        removed = with_hyphens(authenticator.identity_fields)
         if not forward_credentials:
             removed |= authenticator.credential_fields
         self._removed = removed

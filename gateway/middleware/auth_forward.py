@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from gateway.errors import CapacityError, Forbidden, GatewayError, Unauthorized
 from gateway.exchange import exchange_of
-from gateway.http.fields import Fields, get_all, get_first
+from gateway.http.fields import Fields, get_all, get_first, with_hyphens
 from gateway.http.hop_by_hop import outbound_fields
 from gateway.middleware.auth import NAMELESS, Elsewhere, Fetch, Identity
 
@@ -57,7 +57,7 @@ class ForwardAuthenticator:
         self.identity_fields = frozenset(self._copied)
         # What the client says of itself in fields that the service is to fill in is no part of the question; its
         # credentials are, also where the service's answer replaces them.
-        self._not_asked = _NOT_ASKED | (self.identity_fields - {b"authorization", b"cookie"})
+        self._not_asked = _NOT_ASKED | (with_hyphens(self.identity_fields) - {b"authorization", b"cookie"})
         self._verdicts: TTLCache[bytes, Identity] | None = None
         if cache_s > 0:
             self._verdicts = TTLCache(MAX_VERDICTS, cache_s, timer=clock)

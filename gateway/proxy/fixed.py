@@ -34,6 +34,9 @@ class RespondHandler:
         self._body = payload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await _answer_handshake(self._start, self._body, scope, send)
+            return
         await send(self._start)
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self._body})
 
@@ -53,5 +56,18 @@ class RedirectHandler:
         else:
             location = self._target.location(exchange.params, exchange.public_host, exchange.scheme, query)
         fields = [(b"location", location), (b"content-length", b"0")]
-        await send({"type": "http.response.start", "status": self._status, "headers": fields, WHOLE_FOLLOWS: True})
+        start = {"type": "http.response.start", "status": self._status, "headers": fields, WHOLE_FOLLOWS: True}
+        if scope["type"] == "websocket":
+            await _answer_handshake(start, b"", scope, send)
+            return
+        await send(start)
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _answer_handshake(start: Message, body: bytes, scope: Scope, send: Send) -> None:
+    """Give the handshake of a WebSocket the answer that any other request gets: there is nobody to talk to."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close"})
+        return
+    await send({**start, "type": "websocket.http.response.start"})
+    await send({"type": "websocket.http.response.body", "body": body})

@@ -178,11 +178,13 @@ class Supervisor:
             was_retired = pid in self._retiring
             process = self._retiring.pop(pid) if was_retired else self._processes.pop(pid)
             os.close(process.ready_pipe)
+            if self._stop_signals:
+                continue
             if pid == self._replacement:
                 logger.error("the new worker %d did not start; the old ones stay", pid)
                 self._replacement = None
                 self._to_replace.clear()
-            elif not was_retired and not self._stop_signals:
+            elif not was_retired:
                 self._on_death(process, os.waitstatus_to_exitcode(status))
 
     def _on_death(self, process: _Process, status: int) -> None:

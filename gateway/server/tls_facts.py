@@ -19,7 +19,9 @@ _SHORT_NAMES = {
     "domainComponent": "DC",
     "userId": "UID",
 }
-_SPECIAL = frozenset(',+"\\<>;')
+_ESCAPES = {ord(character): f"\\{character}" for character in ',+"\\<>;'} | {
+    code: f"\\{code:02x}" for code in (*range(32), 127)
+}
 
 
 def tls_facts(tls: ssl.SSLObject | ssl.SSLSocket | None) -> dict[str, Any] | None:
@@ -58,10 +60,7 @@ def distinguished_name(subject: tuple[tuple[tuple[str, str], ...], ...]) -> str:
 
 
 def _escape(value: str) -> str:
-    escaped = "".join(
-        f"\\{character}" if character in _SPECIAL else f"\\{ord(character):02x}" if character < " " else character
-        for character in value
-    )
+    escaped = value.translate(_ESCAPES)
     if escaped.startswith(("#", " ")):
         escaped = "\\" + escaped
     if escaped.endswith(" ") and len(value) > 1:

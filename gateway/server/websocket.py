@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.types import Message
 from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
@@ -16,6 +17,7 @@ from websockets.server import ServerProtocol
 from websockets.version import version as websockets_version
 
 from gateway.http.fields import Fields
+from gateway.server.handshake_refusal import HandshakeRefusal
 from gateway.server.limits import NEVER, Connections, SendWatch
 from gateway.server.tunnel import TunnelledClient
 
@@ -53,6 +55,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self._send_watch = SendWatch()
         self._early = b""
         self._is_failed = False
+        self._refusal: HandshakeRefusal | None = None
 
     def begin(
         self, transport: asyncio.Transport, *, target: bytes, fields: Fields, rest: bytes, tls: dict[str, Any] | None
@@ -92,6 +95,10 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     async def send(self, message: Message) -> None:  # type: ignore[override]
         """Send; ``gateway.tunnel`` in an accept is who takes the connection over, see TunnelledClient."""
+        if message["type"].startswith("websocket.http.response."):
+            await self.writable.wait()
+            self._refuse(message)
+            return
         await super().send(message)  # type: ignore[arg-type]
         tunnel = message.get("gateway.tunnel")
         if tunnel is not None and self.handshake_complete and not self.disconnected:
@@ -104,6 +111,27 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
                 self.transport.resume_reading()
             if not self.close_sent:
                 super().data_received(early)
+
+    def _refuse(self, message: Message) -> None:
+        """Pass on what answers the handshake; uvicorn would collect the body, and knows only registered statuses."""
+        if self.disconnected:
+            raise ClientDisconnected
+        if message["type"] == "websocket.http.response.start":
+            if self.handshake_complete or self._refusal is not None:
+                raise RuntimeError("websocket.http.response.start is out of order")
+            status, fields = message["status"], message.get("headers", ())
+            self._refusal = HandshakeRefusal(self.transport, status, fields, self._registry.date_line)
+            # From here on nobody else answers.
+            self.initial_response = (status, [], b"")
+            return
+        if self._refusal is None or self.handshake_complete:
+            raise RuntimeError("websocket.http.response.body is out of order")
+        more = message.get("more_body", False)
+        self._refusal.write(message.get("body", b""), more)
+        if not more:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+            self.close_sent = self.handshake_complete = True
+            self.transport.close()
 
     def _leave_to(self, tunnel: Any) -> None:
         """Let ``tunnel`` have the connection, and what came on it already."""

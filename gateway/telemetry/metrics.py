@@ -104,6 +104,9 @@ class Metrics:
         """Everything in the Prometheus text format."""
         from prometheus_client import CollectorRegistry, generate_latest
 
+        # Whichever worker answers the next scrape must not know less than this one says: a counter that falls counts
+        # as one that began anew.
+        self.publish()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Families(self.families))
         return generate_latest(registry)

@@ -203,6 +203,13 @@ def tls_lines(folder: Path, text: str) -> list[str]:
             ['routes.toml:1:1: server.tls: subject_header needs client_auth = "optional" or "require"'],
         ),
         (
+            'certificates = [{ cert = "a.pem", key = "a.key" }]\nsubject_header = "Host"',
+            [
+                "routes.toml:3:18: server.tls.subject_header: "
+                "Host belongs to the connection and cannot be set or removed; use host_header"
+            ],
+        ),
+        (
             'certificates = [{ cert = "a.pem", key = "a.key" }]\nclient_auth = "require"\nclient_ca = "junk.pem"',
             ['routes.toml:4:13: server.tls.client_ca: "junk.pem" has no usable certificate in PEM form'],
         ),

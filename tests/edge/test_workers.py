@@ -82,6 +82,20 @@ async def test_a_worker_that_replaces_a_dead_one_has_the_table_of_now(tmp_path: 
         assert {(await gateway.get()).body for _ in range(40)} == {b"new"}
 
 
+async def test_a_stop_in_the_middle_of_a_rolling_restart_is_an_orderly_end(tmp_path: Path) -> None:
+    async with gateway_process(tmp_path, table(), "--workers", "2") as gateway:
+        before = gateway.workers()
+        gateway.process.send_signal(signal.SIGUSR2)
+
+        async def rolling() -> bool:
+            return bool(gateway.workers() - before)
+
+        await eventually(rolling)
+        gateway.process.send_signal(signal.SIGTERM)
+        assert await gateway.ended() == 0
+        assert not any("ERROR" in line or "Traceback" in line for line in gateway.lines), gateway.lines
+
+
 async def test_a_rolling_restart_loses_no_request(tmp_path: Path) -> None:
     async with (
         ScriptedUpstream(respond(response(200, body=b"hello"))) as upstream,

@@ -34,6 +34,15 @@ async def test_forged_identity_fields_never_arrive_even_when_the_gateway_sets_no
     assert reached.values(b"x-groups") == []
 
 
+async def test_no_spelling_is_left_that_a_cgi_environment_takes_for_the_gateways_field() -> None:
+    known = Known(Identity("al", ((b"x_user", b"al"),)))
+    known.identity_fields = frozenset([b"x_user"])
+    reached = Reached()
+    await call(AuthMiddleware(reached, authenticator=known), request((b"x-user", b"root"), (b"x_user", b"root")))
+    assert reached.values(b"x_user") == [b"al"]
+    assert reached.values(b"x-user") == []
+
+
 @pytest.mark.parametrize(("forwarded", "expected"), [(False, []), (True, [b"secret"])])
 async def test_credentials_go_on_only_where_wanted(forwarded: bool, expected: list[bytes]) -> None:
     reached = Reached()

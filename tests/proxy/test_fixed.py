@@ -68,3 +68,16 @@ async def test_a_redirect(to: str, target: bytes, params: dict[str, bytes], loca
 async def test_a_redirect_without_an_exchange() -> None:
     sent = await call(RedirectHandler(to="/x"), http_scope("GET", b"/?q"))
     assert (sent.status, sent.values(b"location")) == (308, [b"/x?q"])
+
+
+@pytest.mark.parametrize(
+    ("handler", "status", "body"), [(RespondHandler(body="ok"), 200, b"ok"), (RedirectHandler(to="/x"), 308, b"")]
+)
+async def test_a_handshake_of_a_websocket_gets_the_same_answer(handler: Any, status: int, body: bytes) -> None:
+    scope = {**http_scope(), "type": "websocket", "extensions": {"websocket.http.response": {}}}
+    del scope["method"]
+    start, end = (await call(handler, scope)).messages
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", status)
+    assert end == {"type": "websocket.http.response.body", "body": body}
+    closed = await call(handler, {**scope, "extensions": {}})
+    assert closed.messages == [{"type": "websocket.close"}]

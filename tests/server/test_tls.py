@@ -195,6 +195,7 @@ def test_files_are_those_that_a_reload_reads(authority: trustme.CA, tmp_path: Pa
         (((("commonName", 'a,b+c"\\<>;'),),), 'CN=a\\,b\\+c\\"\\\\\\<\\>\\;'),
         (((("commonName", "#a "),),), "CN=\\#a\\ "),
         (((("commonName", "a\r\nb"),),), "CN=a\\0d\\0ab"),
+        (((("commonName", "a\x00\x7f\u00e9"),),), "CN=a\\00\\7f\u00e9"),
         (((("commonName", "a"), ("userId", "b")),), "CN=a+UID=b"),
     ],
 )

@@ -100,8 +100,59 @@ async def test_refusal_has_the_applications_own_answer() -> None:
         client.write(HANDSHAKE % (b"/", b""))
         answer = await client.rest()
         assert status_of(answer) == 404
-        assert answer.endswith(b"\r\n\r\nno")
+        assert answer.endswith(b"\r\n\r\n2\r\nno\r\n0\r\n\r\n")
         await client.close()
+
+
+@pytest.mark.parametrize("status", [299, 403, 407, 520, 599])
+async def test_refusal_is_passed_on_to_the_byte(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    fields = [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=\xe9")]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": status, "headers": fields})
+        for piece in (b"one", b"", b"two"):
+            await send({"type": "websocket.http.response.body", "body": piece, "more_body": True})
+        await send({"type": "websocket.http.response.body", "body": b""})
+
+    async with serving(app) as served:
+        answer = await served.ask(HANDSHAKE % (b"/", b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    lines = head.split(b"\r\n")
+    assert lines[1:3] == [b"set-cookie: a=1", b"set-cookie: b=\xe9"]
+    assert b"content-type" not in head.lower()
+    assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+    assert caplog.text == ""
+
+
+async def test_refusal_that_breaks_off_has_no_clean_end() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": 404, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"half", "more_body": True})
+        raise OSError("the rest does not come")
+
+    async with serving(app) as served:
+        answer = await served.ask(HANDSHAKE % (b"/", b""))
+    assert status_of(answer) == 404
+    assert answer.endswith(b"half\r\n")
+
+
+@pytest.mark.parametrize("headers", [[(b"content-length", b"1")], [(b"x", b"a\nb")]])
+async def test_refusal_that_cannot_be_sent_is_an_error(headers: list[tuple[bytes, bytes]]) -> None:
+    errors: list[BaseException] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
+            await send({"type": "websocket.http.response.body", "body": b"no"})
+        except RuntimeError as error:
+            errors.append(error)
+            raise
+
+    async with serving(app) as served:
+        answer = await served.ask(HANDSHAKE % (b"/", b""))
+    assert len(errors) == 1
+    assert b"\nb" not in answer
 
 
 async def test_malformed_handshake_is_answered_and_reaches_nobody() -> None:

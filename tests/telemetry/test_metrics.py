@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.exchange import Attempt, Exchange
@@ -108,3 +109,16 @@ def test_workers_that_share_a_folder_are_added_up_and_the_dead_keep_their_counts
     assert values["gateway_requests_total", "GET", "shop", "2xx"] == 2
     assert values["gateway_requests_total", "GET", "shop", "4xx"] == 1
     assert values["gateway_in_flight",] == 2, "a dead worker holds nothing"
+
+
+def test_no_counter_falls_when_another_worker_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Metrics(folder=tmp_path), Metrics(folder=tmp_path)
+    seen = []
+    for turn in range(6):
+        process, metrics = ((4194998, first), (4194999, second))[turn % 2]
+        monkeypatch.setattr("gateway.telemetry.metrics.os.getpid", lambda process=process: process)
+        for _ in range(3):
+            metrics.record(ended())
+        lines = metrics.exposition().decode().splitlines()
+        seen += [float(line.split()[-1]) for line in lines if line.startswith("gateway_requests_total")]
+    assert seen == [3, 6, 9, 12, 15, 18]
