@@ -66,7 +66,14 @@ from gateway.runtime import Runtime
 from gateway.upstream.balancing import make_key
 from gateway.upstream.pool import Upstream
 from gateway.wiring.access import authenticator, identity_fields
-from gateway.wiring.rules import added_fields, answer_rules, cache_query, request_rule, response_rules
+from gateway.wiring.rules import (
+    added_fields,
+    answer_rules,
+    cache_query,
+    per_client_fields,
+    request_rule,
+    response_rules,
+)
 from gateway.wiring.upstreams import upstream_settings
 
 logger = logging.getLogger("gateway")
@@ -299,6 +306,7 @@ class _Compiler:
             cookies=cache.cookies,
             request_cookie=cache.request_cookie,
             set_cookie=cache.set_cookie,
+            per_client_fields=per_client_fields(config, self._config.server.request_id_header),
             tags_header=cache.tags_header,
             lock_timeout_s=cache.lock_timeout,
             status_header=cache.status_header,
