@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
@@ -16,6 +17,10 @@ FORMAT = 1
 """Entries of another format are not there."""
 
 _FRESHNESS = Freshness.__slots__
+_JUNK = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+"""What comes of values that somebody else has written."""
+
+_FRESHNESS_FLAGS = frozenset(["may_be_stale", "clients_may_take_stale", "for_authorized", "immutable"])
 
 
 def digest(parts: Iterable[bytes | None]) -> str:
@@ -71,23 +76,52 @@ def load_entry(value: bytes) -> Entry | None:
         if data["format"] != FORMAT:
             return None
         return Entry(
-            status=int(data["status"]),
+            status=_status(data["status"]),
             fields=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in data["fields"]],
-            freshness=Freshness(**dict(zip(_FRESHNESS, data["freshness"], strict=True))),
+            freshness=_freshness(data["freshness"]),
             body=None,
-            size=int(data["size"]),
+            size=_size(data["size"]),
             url=data["url"].encode("latin-1"),
             selectors=tuple(
                 Selector(name.encode("latin-1"), _bytes(value), bool(exact)) for name, value, exact in data["selectors"]
             ),
             tags=frozenset(tag.encode("latin-1") for tag in data["tags"]),
             filtered=bool(data["filtered"]),
-            requested_at=float(data["requested_at"]),
-            received_at=float(data["received_at"]),
+            requested_at=_seconds(data["requested_at"]),
+            received_at=_seconds(data["received_at"]),
             body_id=str(data["body_id"]),
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except _JUNK:
         return None
+
+
+def _status(value: Any) -> int:
+    if type(value) is not int or not 200 <= value <= 599:
+        raise ValueError(f"no status of a stored answer: {value!r}")
+    return value
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"no size of a body: {value!r}")
+    return value
+
+
+def _freshness(values: Any) -> Freshness:
+    arguments: dict[str, Any] = dict(zip(_FRESHNESS, values, strict=True))
+    for name, value in arguments.items():
+        if name not in _FRESHNESS_FLAGS:
+            arguments[name] = _seconds(value)
+        elif type(value) is not bool:
+            raise ValueError(f"neither true nor false: {value!r}")
+    return Freshness(**arguments)
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if math.isnan(seconds):
+        raise ValueError("no time")
+    return seconds
 
 
 def dump_purge(purge: Purge) -> bytes:
@@ -101,7 +135,7 @@ def load_purge(value: bytes) -> Purge | None:
     try:
         data = json.loads(value)
         return Purge(_bytes(data["url"]), _bytes(data["prefix"]), _bytes(data["tag"]), at=float(data["at"]))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except _JUNK:
         return None
 
 
