@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from gateway.http.cache_control import RequestDirectives
 from gateway.http.caching import Freshness, may_answer_error, reuse
 from gateway.http.vary import Selector, selects
 from gateway.stores.base import Entry, Purge
-from gateway.stores.redis_format import dump_entry, dump_purge, load_entry, load_purge
+from gateway.stores.redis_format import INLINE_BYTES, dump_entry, dump_purge, load_entry, load_purge
 
 NOW = 1_700_000_000.0
 
@@ -44,6 +44,16 @@ def test_an_entry_comes_back_as_it_was() -> None:
     loaded = load_entry(dump_entry(ENTRY))
     assert loaded is not None
     assert asdict(loaded) == asdict(ENTRY)
+
+
+@pytest.mark.parametrize("body", [b"", b"abc", b"\n\n{\xff", b"x" * INLINE_BYTES])
+def test_a_small_body_comes_with_its_entry(body: bytes) -> None:
+    written = dump_entry(replace(ENTRY, body=body, size=len(body), body_id=""))
+    loaded = load_entry(written)
+    assert loaded is not None
+    assert loaded.body == body
+    assert load_entry(written + b"x") is None
+    assert load_entry(dump_entry(replace(ENTRY, body=body, size=INLINE_BYTES + 1, body_id=""))) is not None
 
 
 def test_a_purge_comes_back_as_it_was() -> None:
