@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.hello import BODY
 from benchmarks.load import Slice, run_slice
-from benchmarks.peers import PEERS, nginx_origin
+from benchmarks.peers import PEERS, nginx_origin, redis
 from benchmarks.processes import cpu_seconds, free_port, resident_mib, started
 from benchmarks.scenarios import SCENARIOS, Scenario
 
@@ -70,6 +70,9 @@ def measure(scenario: Scenario, rounds: int, seconds: float, only: set[str]) -> 
                 continue
             port = free_port()
             env = {**peer.env(origin), "GATEWAY_CONFIG": str(folder / "mounted.toml")}
+            if peer.store:
+                env["BENCH_REDIS"] = str(store := free_port())
+                stack.enter_context(started(redis(store, folder), store, core=LOAD_CORE, log=folder / "redis.log"))
             log = folder / f"{peer_name.replace(' ', '-').replace(',', '')}.log"
             command = peer.command(port, origin, folder)
             process = stack.enter_context(started(command, port, core=PEER_CORE, log=log, env=env))

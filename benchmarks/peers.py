@@ -22,6 +22,8 @@ class Peer:
     """(own port, upstream port, folder for files) -> command."""
     env: Callable[[int], dict[str, str]] = lambda upstream: {}
     installed: Callable[[], bool] = lambda: True
+    store: bool = False
+    """Whether it needs a Redis, whose port it finds in BENCH_REDIS; its CPU time does not count."""
 
 
 def _has(program: str) -> Callable[[], bool]:
@@ -34,7 +36,9 @@ def _write(folder: Path, name: str, text: str) -> str:
     return str(path)
 
 
-def gateway_table(port: int, upstream: int, *, routes: int = 1, cache: bool = False, compress: bool = True) -> str:
+def gateway_table(
+    port: int, upstream: int, *, routes: int = 1, cache: bool = False, shared: bool = False, compress: bool = True
+) -> str:
     """A route table with what most users switch on: routing, header rules, request id, balancing; the log off."""
     many = "".join(
         f'[[routes]]\nname = "r{n}"\npath = "/api/v{n % 50}/r{n}/*"\nupstream = "origin"\n' for n in range(routes - 1)
@@ -43,6 +47,8 @@ def gateway_table(port: int, upstream: int, *, routes: int = 1, cache: bool = Fa
 [server]
 bind = "127.0.0.1:{port}"
 access_log = "off"
+[cache]
+store = "{"redis://127.0.0.1:${BENCH_REDIS}/0" if shared else "memory"}"
 [upstreams.origin]
 endpoints = ["http://127.0.0.1:{upstream}"]
 [[routes]]
@@ -55,12 +61,17 @@ response_headers = {{ set = {{ X-Served-By = "gateway" }} }}
 {many}"""
 
 
-def _gateway(name: str = "gateway", **table: int | bool) -> Peer:
+def _gateway(name: str = "gateway", *, installed: Callable[[], bool] = lambda: True, **table: int | bool) -> Peer:
     def command(port: int, upstream: int, folder: Path) -> list[str]:
         path = _write(folder, f"{name}.toml", gateway_table(port, upstream, **table))  # type: ignore[arg-type]
         return [sys.executable, "-m", "gateway", "run", path, "--no-reload"]
 
-    return Peer(name, command)
+    return Peer(name, command, installed=installed, store=bool(table.get("shared")))
+
+
+def redis(port: int, folder: Path) -> list[str]:
+    """A store for several gateways, in memory alone."""
+    return ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
 
 
 def _mounted(port: int, upstream: int, folder: Path) -> list[str]:
@@ -174,6 +185,7 @@ PEERS = {
     for peer in (
         _gateway(),
         _gateway("gateway, cache", cache=True),
+        _gateway("gateway, cache in Redis", cache=True, shared=True, installed=_has("redis-server")),
         _gateway("gateway, 10,000 routes", routes=10_000),
         Peer("gateway under stock uvicorn", _mounted),
         Peer("uvicorn hello-world", _uvicorn("benchmarks.hello:app")),

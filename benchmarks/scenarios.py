@@ -25,7 +25,9 @@ SCENARIOS = {
     "10m": Scenario(Load("/files/10m", connections=4), ("gateway", *PROXIES)),
     "upload": Scenario(Load("/upload", connections=4, upload_bytes=10 * 1024 * 1024), ("gateway", *PROXIES)),
     "hit": Scenario(
-        Load("/cached"), ("gateway, cache", "uvicorn hello-world", "nginx", "varnish"), "uvicorn hello-world"
+        Load("/cached"),
+        ("gateway, cache", "gateway, cache in Redis", "uvicorn hello-world", "nginx", "varnish"),
+        "uvicorn hello-world",
     ),
     "routes": Scenario(Load("/"), ("gateway", "gateway, 10,000 routes"), "gateway"),
     "gzip": Scenario(Load("/files/page.json", 16, ("Accept-Encoding: gzip",)), ("gateway", "nginx"), "nginx"),
