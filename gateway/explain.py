@@ -37,6 +37,7 @@ _BYPASSES = {
     "body": "it has a body",
     "precondition": "only the upstream can judge If-Match and If-Unmodified-Since",
     "cookie": "it carries a cookie",
+    "override": "it has a field that some frameworks take another URL or method from",
 }
 
 

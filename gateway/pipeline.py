@@ -68,7 +68,15 @@ from gateway.upstream.balancing import make_key
 from gateway.upstream.pool import Upstream
 from gateway.wiring.access import authenticator, identity_fields
 from gateway.wiring.express import proxied_lane, stored_lane
-from gateway.wiring.rules import added_fields, answer_rules, cache_query, hidden_names, request_rule, response_rules
+from gateway.wiring.rules import (
+    added_fields,
+    answer_rules,
+    cache_query,
+    hidden_names,
+    per_client_fields,
+    request_rule,
+    response_rules,
+)
 from gateway.wiring.upstreams import upstream_settings
 
 logger = logging.getLogger("gateway")
@@ -328,6 +336,7 @@ class _Compiler:
             cookies=cache.cookies,
             request_cookie=cache.request_cookie,
             set_cookie=cache.set_cookie,
+            per_client_fields=per_client_fields(config, self._config.server.request_id_header),
             tags_header=cache.tags_header,
             lock_timeout_s=cache.lock_timeout,
             status_header=cache.status_header,

@@ -77,6 +77,9 @@ class StoragePolicy:
     stale_while_revalidate_s: float = 0.0
     stale_if_error_s: float = 0.0
     store_set_cookie: bool = False
+    per_client_fields: frozenset[bytes] = frozenset()
+    """Request fields that the upstream gets with a value made for each client: no later request shows whether it
+    would select an answer that depends on one."""
 
 
 DEFAULT_POLICY = StoragePolicy()
@@ -151,6 +154,8 @@ def judge(
     reason = _refusal(status, fields, directives, authorized=authorized, no_store=no_store, policy=policy)
     if not reason and names is None:
         reason = "vary *"
+    if not reason and names and not policy.per_client_fields.isdisjoint(names):
+        reason = "vary " + min(policy.per_client_fields.intersection(names)).decode("ascii")
     # As of when it was asked for: those who asked meanwhile may share it, even if it arrives too late to be stored.
     if not reason and freshness.keep_until <= requested_at:
         reason = "no freshness and no validator"

@@ -24,9 +24,9 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import ClientLeft
+from gateway.errors import ClientLeft, GatewayError
 from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange
-from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting
+from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting, forwarded_parts
 from gateway.http.cache_status import Forward
 from gateway.http.caching import StoragePolicy, may_serve_fetch, reuse
 from gateway.http.fields import Fields, get_joined
@@ -60,9 +60,11 @@ class CacheMiddleware:
     own. ``namespace`` keeps apart what different routes answer under one URL. ``ttl_s`` is the freshness of answers
     that state none, with ``override`` of all. ``vary``, ``query`` and ``cookies`` choose what enters the key.
     ``request_cookie="ignore"`` lets requests with other cookies use the store too; ``set_cookie="store"`` keeps answers
-    that set cookies. ``tags_header`` names the field of answers that lists tags to purge by. ``lock_timeout_s`` is the
-    longest wait for another request that fetches the same. ``status_key`` adds the key to Cache-Status.
-    ``identified`` says whether somebody knows who sent a request: it then counts as one with Authorization.
+    that set cookies. ``per_client_fields`` are request fields that the application gets with a value made for each
+    client: what depends on one is not stored. ``tags_header`` names the field of answers that lists tags to purge by.
+    ``lock_timeout_s`` is the longest wait for another request that fetches the same. ``status_key`` adds the key to
+    Cache-Status. ``identified`` says whether somebody knows who sent a request: it then counts as one with
+    Authorization.
     ``clock`` gives seconds since the epoch.
     """
 
@@ -82,6 +84,7 @@ class CacheMiddleware:
         cookies: Sequence[str] = (),
         request_cookie: Literal["pass", "ignore"] = "pass",
         set_cookie: Literal["pass", "store"] = "pass",
+        per_client_fields: Sequence[str] = (),
         tags_header: str = "Surrogate-Key",
         lock_timeout_s: float = 5.0,
         status_header: bool = True,
@@ -98,7 +101,14 @@ class CacheMiddleware:
         self.clock = clock
         self.keys = KeyPolicy(namespace, query=query, cookies=cookies, vary=vary)
         self.identified = identified
-        policy = StoragePolicy(ttl_s, override, stale_while_revalidate_s, stale_if_error_s, set_cookie == "store")
+        policy = StoragePolicy(
+            ttl_s=ttl_s,
+            override=override,
+            stale_while_revalidate_s=stale_while_revalidate_s,
+            stale_if_error_s=stale_if_error_s,
+            store_set_cookie=set_cookie == "store",
+            per_client_fields=frozenset(name.lower().encode("latin-1") for name in per_client_fields),
+        )
         self._report = report = Report(cache_name, enabled=status_header, with_key=status_key)
         limit = self.cache.store.max_object_bytes
         plan = FlightPlan(
@@ -126,7 +136,11 @@ class CacheMiddleware:
             return
         method = scope["method"]
         if method != "GET" and method != "HEAD":
-            await self._past.send_other_method(scope, receive, send)
+            try:
+                await self._past.send_other_method(scope, receive, send)
+            except GatewayError:
+                self._report.note_failure(scope.get(SCOPE_KEY))
+                raise
             return
         key, now = self._key(scope), self.clock()
         entries = self.cache.store.get_now(key, now)
@@ -158,9 +172,16 @@ class CacheMiddleware:
             # Without the gateway around it, nobody wants to hear of it.
             if request.exchange is not None:
                 raise
+        except GatewayError:
+            self._report.note_failure(request.exchange)
+            raise
 
     def _key(self, scope: Scope) -> CacheKey:
         scheme, host, target = _public_parts(scope)
+        if SCOPE_KEY not in scope:
+            # Nobody has looked at them: whatever the application makes of them, it makes for those who say the same.
+            namespace, _, _, target, extras = self.keys.key(scheme, host, target, scope["headers"])
+            return (namespace, scheme, host, target, extras + forwarded_parts(scope["headers"]))
         return self.key(scheme, host, target, scope["headers"])
 
     def key(self, scheme: str, host: bytes, target: bytes, headers: Fields) -> CacheKey:
@@ -185,7 +206,10 @@ class CacheMiddleware:
     async def _answer(self, request: CacheRequest, entries: Sequence[Entry] | None, now: float) -> None:
         """From the store if that is allowed, else from the upstream."""
         if request.bypass:
-            await self._past.send(request.scope, request.receive, request.send, "bypass", request.bypass)
+            if request.directives.only_if_cached:
+                await self._send_nothing_stored(request)
+            else:
+                await self._past.send(request.scope, request.receive, request.send, "bypass", request.bypass)
             return
         if entries is None:
             entries = await self.cache.store.get(request.key, now)
@@ -204,10 +228,7 @@ class CacheMiddleware:
             names = [selector.name for selector in entries[0].selectors]
             selectors = selectors_of(names, request.headers, entries[0].fields)
         if request.directives.only_if_cached:
-            # RFC 9111 section 5.2.1.7.
-            note(request.exchange, "miss", "only-if-cached")
-            own = self._report.own_fields("only-if-cached")
-            await send_head_only(request.send, 504, [(b"content-length", b"0"), *own])
+            await self._send_nothing_stored(request)
         elif request.method == "HEAD":
             await self._past.send_head(request, entry, reason)
         else:
@@ -231,6 +252,12 @@ class CacheMiddleware:
         note(request.exchange, "hit" if use == "fresh" else "stale")
         await send_entry(request, entry, self._report.stored_fields(request.key, entry, now), now)
         return True
+
+    async def _send_nothing_stored(self, request: CacheRequest) -> None:
+        """To a client that wants no answer but a stored one, RFC 9111 section 5.2.1.7."""
+        note(request.exchange, "miss", "only-if-cached")
+        own = self._report.own_fields("only-if-cached")
+        await send_head_only(request.send, 504, [(b"content-length", b"0"), *own])
 
     async def _load(self, entry: Entry) -> bool:
         if entry.body is None:

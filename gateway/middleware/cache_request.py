@@ -14,8 +14,22 @@ from gateway.http.cookies import cookie_pairs
 from gateway.http.fields import Fields, get_first, get_joined, without
 from gateway.stores.base import Entry
 
+# Some frameworks take another URL or method from these than the one that the key is made of.
+OVERRIDING_FIELDS = frozenset(
+    [
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-host",
+        b"x-original-host",
+        b"x-original-uri",
+        b"x-original-url",
+        b"x-rewrite-url",
+    ]
+)
+
 # Fields that decide whether and how the store is used; a request without any of them takes the short way.
-DECIDING_FIELDS = frozenset(
+DECIDING_FIELDS = OVERRIDING_FIELDS | frozenset(
     [
         b"authorization",
         b"cache-control",
@@ -92,6 +106,8 @@ class CacheRequest:
         elif b"if-match" in present or b"if-unmodified-since" in present:
             # Only the upstream can tell, RFC 9111 section 4.3.2.
             self.bypass = "precondition"
+        elif not present.isdisjoint(OVERRIDING_FIELDS):
+            self.bypass = "override"
         elif (
             b"cookie" in present
             and not ignore_cookies

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
-from gateway.errors import GatewayError, RequestTimeout
+from gateway.errors import ClientLeft, GatewayError, RequestTimeout
 from gateway.proxy.request_body import RequestBody
 from gateway.ticker import Ticker
 

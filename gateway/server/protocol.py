@@ -291,7 +291,7 @@ class GatewayProtocol(asyncio.Protocol):
         )
         scope = self._request_scope(cycle)
         if has_body:
-            extensions["gateway.has_left"] = cycle.has_left
+            scope["extensions"]["gateway.has_left"] = cycle.has_left
             self._begin_body(cycle)
             if rest and self._body is not None:
                 # What is malformed already never reaches the application.

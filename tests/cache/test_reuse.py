@@ -458,6 +458,11 @@ async def test_only_if_cached_is_504_where_nothing_is() -> None:
     )
 
 
+@pytest.mark.parametrize("field", [(b"cookie", b"a=1"), (b"if-match", b'"1"'), (b"content-length", b"3")])
+async def test_only_if_cached_is_504_where_the_store_is_not_asked(field: tuple[bytes, bytes]) -> None:
+    await converse(Turn([FRESH]), Turn(ask=[field, cc(b"only-if-cached")], comes="store", gives=504))
+
+
 async def test_what_was_asked_for_with_no_store_is_not_stored() -> None:
     await converse(Turn([FRESH], ask=[cc(b"no-store")]), Turn(comes="upstream"))
 

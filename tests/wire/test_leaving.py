@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from gateway.server.cycle import Cycle
 from gateway.server.protocol import GatewayProtocol
 from tests.support.gateway import Client, Served, proxying, request, serving, until
 from tests.support.upstream import ScriptedConnection, ScriptedUpstream, chunked, response, silent, unanswering_port
@@ -104,7 +105,7 @@ async def test_while_the_upstream_takes_nothing_of_the_upload(server: str, how: 
         await origin.connection()
         assert served.connections is not None
         (connection,) = served.connections._open
-        assert isinstance(connection, GatewayProtocol) and connection._cycle is not None
+        assert isinstance(connection, GatewayProtocol) and isinstance(connection._cycle, Cycle)
         sent = 0
         while not (connection._read_paused if is_full else connection._cycle.queued_bytes):
             client.write(b"x" * 16 * 1024)
