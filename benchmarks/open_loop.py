@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self.due: float | None = None
         """When the request that is under way was due."""
+        self.is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -53,7 +54,12 @@ class Connection(asyncio.Protocol):
             due, self.due = self.due, None
             self._load.on_answer(self, due, head[9:10] == b"2")
 
+    def close(self) -> None:
+        """Leave."""
+        self._transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
         self._load.on_lost(self, bool(self._received))
 
 
@@ -68,6 +74,7 @@ class Load:
         self.latencies_us: list[float] = []
         self.lags_us: list[float] = []
         self.errors = 0
+        self._connections: set[Connection] = set()
         self._free: list[Connection] = []
         self._due: deque[float] = deque()
         self._open = 0
@@ -94,6 +101,11 @@ class Load:
                 if self._open:
                     await self._at_rest.wait()
         self.errors += self._open
+        await asyncio.gather(*self._opening)
+        for connection in list(self._connections):
+            connection.close()
+        # Connections close when the loop turns.
+        await asyncio.sleep(TICK_S)
 
     def _begin(self, due: float) -> None:
         self._open += 1
@@ -123,6 +135,7 @@ class Load:
 
     def on_lost(self, connection: Connection, is_broken: bool) -> None:
         """``connection`` has ended; ``is_broken`` in the middle of an answer."""
+        self._connections.discard(connection)
         if connection in self._free:
             self._free.remove(connection)
         if connection.due is not None:
@@ -142,7 +155,9 @@ class Load:
             _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port)
         except OSError:
             self.errors += 1
-        else:
+            return
+        if not connection.is_lost:
+            self._connections.add(connection)
             self._on_free(connection)
 
 
