@@ -21,6 +21,7 @@ from collections import deque
 from benchmarks.latency import percentile, percentiles
 
 TICK_S = 0.001
+RETRY_S = 0.01
 END_TIMEOUT_S = 10.0
 
 
@@ -150,15 +151,19 @@ class Load:
             opening.add_done_callback(self._opening.discard)
 
     async def _connect(self) -> None:
+        """Open one connection; each failure is an error, and followed by another attempt while the load goes on."""
         loop = asyncio.get_running_loop()
-        try:
-            _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port)
-        except OSError:
-            self.errors += 1
+        while not self._is_over:
+            try:
+                _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port)
+            except OSError:
+                self.errors += 1
+                await asyncio.sleep(RETRY_S)
+                continue
+            if not connection.is_lost:
+                self._connections.add(connection)
+                self._on_free(connection)
             return
-        if not connection.is_lost:
-            self._connections.add(connection)
-            self._on_free(connection)
 
 
 async def ask(url: str, connections: int, rate: float, seconds: float) -> None:
