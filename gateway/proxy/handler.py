@@ -17,7 +17,7 @@ from gateway.http.hop_by_hop import inbound_fields
 from gateway.proxy.client_watch import ClientWatch
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.relay import interim_relay, relay
-from gateway.proxy.request_body import RequestBody, has_body
+from gateway.proxy.request_body import BodySource, RequestBody, has_body
 from gateway.proxy.retry import NO_RETRY, RetryPolicy
 from gateway.upstream.budget import RetryBudget
 from gateway.upstream.endpoint import Endpoint
@@ -97,11 +97,18 @@ class ProxyHandler:
         if length is not None and self._max_body is not None and length > self._max_body:
             raise BodyTooLarge(f"the request announces {length} bytes, more than {self._max_body}")
         # :: Step 1
+        source: BodySource | None = (scope.get("extensions") or {}).get("gateway.body") if carries_body else None
         body = RequestBody(
-            receive, length=length, max_bytes=self._max_body, replay_bytes=self._retry.max_body, clock=self._clock
+            receive,
+            length=length,
+            max_bytes=self._max_body,
+            replay_bytes=self._retry.max_body,
+            clock=self._clock,
+            # Whoever has put itself before the server's receive() wants to see the body.
+            source=source if source is not None and source.receive == receive else None,
         )
         holds_back = carries_body and get_first(headers, b"expect") is not None
-        has_left = (scope.get("extensions") or {}).get("gateway.has_left") if carries_body else None
+        has_left = None if source is None else source.has_left
         with self._client_watch.watch(body, holds_back=holds_back, has_left=has_left):
             try:
                 if self._buffer_bytes and carries_body:

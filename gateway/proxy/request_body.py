@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
+from typing import Protocol
 
 from starlette.types import Message, Receive
 
 from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, GatewayError
 from gateway.exchange import BODY_FAILURE
+from gateway.upstream.messages import BodySink, FlowingStream
 
 DISCONNECT = "http.disconnect"
+
+
+class BodySource(FlowingStream, Protocol):
+    """A server that can give a request body without being asked for each piece."""
+
+    async def receive(self) -> Message:
+        """What ASGI offers in its place."""
+        ...
+
+    def has_left(self) -> bool:
+        """Whether the client is gone."""
 
 
 class RequestBody:
     """An async iterator of the pieces of one request body.
 
     ``length`` is what Content-Length announced, in bytes; None for a chunked body. ``max_bytes`` is the limit, None for
-    no limit; up to ``replay_bytes`` are kept so that the body can be sent again. Iterating raises ClientLeft,
+    no limit; up to ``replay_bytes`` are kept so that the body can be sent again. Where the pieces come straight from
+    ``source``, the body flows: see ``FlowingStream``. Iterating raises ClientLeft,
     BodyTooLarge, BadRequest when fewer bytes come than were announced, or what the server says that ended the body.
     """
 
     __slots__ = (
         "_clock",
         "_ended",
+        "_flowing_since",
         "_kept",
         "_lost",
         "_max_bytes",
@@ -31,6 +47,8 @@ class RequestBody:
         "_position",
         "_receive",
         "_replay_bytes",
+        "_sink",
+        "_source",
         "_unread",
         "failure",
         "length",
@@ -47,8 +65,12 @@ class RequestBody:
         max_bytes: int | None,
         replay_bytes: int,
         clock: Callable[[], float],
+        source: BodySource | None = None,
     ) -> None:
         self._receive = receive
+        self._source = source
+        self._sink: BodySink | None = None
+        self._flowing_since = 0.0
         self._clock = clock
         self.length = length
         self._max_bytes = max_bytes
@@ -186,10 +208,15 @@ class RequestBody:
             self.failure = message.get(BODY_FAILURE) or ClientLeft("the client left while its request body was awaited")
             raise self.failure
         piece: bytes = message.get("body", b"")
+        self._account(piece, is_last=not message.get("more_body", False))
+        return piece
+
+    def _account(self, piece: bytes, *, is_last: bool) -> None:
+        """Check a piece against limit and length, and keep it where it may have to be sent again."""
         self.received_bytes += len(piece)
         if self._max_bytes is not None and self.received_bytes > self._max_bytes:
             raise BodyTooLarge(f"the request body exceeds {self._max_bytes} bytes")
-        self._ended = not message.get("more_body", False)
+        self._ended = is_last
         if self.length is not None and (
             self.received_bytes > self.length or (self._ended and self.received_bytes < self.length)
         ):
@@ -201,7 +228,73 @@ class RequestBody:
                 self._unread = self._kept[self._position :]
                 self._lost = self._position > 0
                 self._kept = None
-        return piece
+
+    # A body that flows.
+
+    def flow_into(self, sink: BodySink) -> bool:
+        """Give what is still to come to ``sink``; False while something has to be taken by iterating first."""
+        is_at_end = not self._unread and (self._kept is None or self._position == len(self._kept))
+        if self._source is None or self._ended or self._pending is not None or not is_at_end:
+            return False
+        self._sink = sink
+        self._flowing_since = self.waiting_since = self._clock()
+        if not self._source.flow_into(self):
+            self.stop_flow()
+            return False
+        return True
+
+    def pause_flow(self) -> None:
+        """Have the source wait."""
+        if self._source is not None:
+            # Nobody waits for the client.
+            self.waiting_since = math.inf
+            self._source.pause_flow()
+
+    def resume_flow(self) -> None:
+        """Have the source go on."""
+        if self._source is not None:
+            self.waiting_since = self._clock()
+            self._source.resume_flow()
+
+    def stop_flow(self) -> None:
+        """Whoever wants the rest iterates."""
+        if self._sink is not None and self._source is not None:
+            self._sink = None
+            self._source.stop_flow()
+            self.waited_s += self._clock() - self._flowing_since
+            self.waiting_since = None
+
+    def feed(self, piece: bytes) -> None:
+        """The source's next piece."""
+        try:
+            self._account(piece, is_last=False)
+        except GatewayError as error:
+            self.fail(error)
+            return
+        if self._kept is not None:
+            self._position = len(self._kept)
+        else:
+            self._lost = True
+        if self._sink is not None:
+            self.waiting_since = self._clock()
+            self._sink.feed(piece)
+
+    def end(self) -> None:
+        """The source has given everything."""
+        try:
+            self._account(b"", is_last=True)
+        except GatewayError as error:
+            self.fail(error)
+            return
+        if self._sink is not None:
+            self._sink.end()
+
+    def fail(self, error: Exception) -> None:
+        """The source gives no more, or what it gave cannot be."""
+        if isinstance(error, GatewayError):
+            self.failure = error
+        if self._sink is not None:
+            self._sink.fail(error)
 
 
 def has_body(scope_headers: list[tuple[bytes, bytes]], http_version: str) -> tuple[bool, int | None]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Scope
 
-from gateway.errors import GatewayError, InternalError
+from gateway.errors import ClientLeft, GatewayError, InternalError
 from gateway.exchange import BODY_FAILURE, WHOLE_FOLLOWS
 from gateway.server.response_head import BODILESS, CHUNKED, UNTIL_CLOSE, informational_head, response_head
 
 if TYPE_CHECKING:
     from gateway.server.protocol import GatewayProtocol
+    from gateway.upstream.messages import BodySink
 
 # From here on two buffers are handed to the transport instead of one copy of both.
 _JOIN_BYTES = 16 * 1024
@@ -52,12 +53,14 @@ class Cycle:
         "_framing",
         "_held",
         "_left",
+        "_sink",
         "_told_end",
         "_transport",
         "_waiters",
         "body_complete",
         "disconnected",
         "failure",
+        "is_flow_paused",
         "is_head",
         "is_http_11",
         "keep_alive",
@@ -94,6 +97,10 @@ class Cycle:
         self.must_continue = must_continue
         """Whether the client waits for 100 (Continue) before it sends its body."""
         self._told_end = False
+        self._sink: BodySink | None = None
+        """Takes the request body in the place of ``receive``."""
+        self.is_flow_paused = False
+        """Whether the sink is behind."""
         self.pieces: list[bytes] = []
         self.queued_bytes = 0
         """Bytes of the request body that the application has not taken yet."""
@@ -127,12 +134,16 @@ class Cycle:
         finally:
             # What nobody took of an upload must not wait for the garbage collector: it may be 256 KiB.
             self.pieces.clear()
+            self._sink = None
             self._connection.forget_task(self.task)
 
     # The connection's side.
 
     def add_body(self, piece: bytes) -> None:
         """A piece of the request body has come."""
+        if self._sink is not None:
+            self._sink.feed(piece)
+            return
         self.pieces.append(piece)
         self.queued_bytes += len(piece)
         if self._waiters is not None:
@@ -141,6 +152,9 @@ class Cycle:
     def end_body(self) -> None:
         """The request body is complete."""
         self.body_complete = True
+        if self._sink is not None:
+            self._told_end = True
+            self._sink.end()
         if self._waiters is not None:
             self._wake()
 
@@ -148,6 +162,8 @@ class Cycle:
         """Nothing more of the request body will come, or is believed; the application answers with ``error``."""
         self.failure = error
         self.must_continue = False
+        if self._sink is not None:
+            self._sink.fail(error)
         if self._waiters is not None:
             self._wake()
 
@@ -155,6 +171,8 @@ class Cycle:
         """The client is gone, or nothing more of it is believed."""
         self.disconnected = True
         self._held = None
+        if self._sink is not None and not self.body_complete:
+            self._sink.fail(ClientLeft("the client left while its request body was awaited"))
         if self._waiters is not None:
             self._wake()
 
@@ -191,6 +209,38 @@ class Cycle:
                 self._waiters = []
             self._waiters.append(waiter)
             await waiter
+
+    def flow_into(self, sink: BodySink) -> bool:
+        """Give what is to come of the request body to ``sink``; False while ``receive`` has to be asked.
+
+        What is waiting goes first.
+        """
+        if self._waiters or self.must_continue or self.failure is not None or self.disconnected or self._told_end:
+            return False
+        self._sink = sink
+        pieces, self.pieces, self.queued_bytes = self.pieces, [], 0
+        for piece in pieces:
+            sink.feed(piece)
+        if self.body_complete:
+            self._told_end = True
+            sink.end()
+        else:
+            self._connection.body_taken(self)
+        return True
+
+    def pause_flow(self) -> None:
+        """The sink is behind."""
+        self.is_flow_paused = True
+
+    def resume_flow(self) -> None:
+        """The sink has caught up."""
+        self.is_flow_paused = False
+        self._connection.body_taken(self)
+
+    def stop_flow(self) -> None:
+        """From here on pieces wait for ``receive``."""
+        self._sink = None
+        self.is_flow_paused = False
 
     def _next_piece(self) -> Message:
         pieces = self.pieces

@@ -25,28 +25,37 @@ class HangUps:
 
     def __init__(self) -> None:
         self._poll = select.poll()
-        self._paused: dict[int, Paused] = {}
+        # Most are read from again before the next sweep: they are never looked at.
+        self._new: dict[Paused, asyncio.BaseTransport] = {}
+        self._watched: dict[Paused, int] = {}
+        self._by_descriptor: dict[int, Paused] = {}
 
     def __len__(self) -> int:
-        return len(self._paused)
+        return len(self._new) + len(self._watched)
 
-    def add(self, connection: Paused, transport: asyncio.BaseTransport) -> int:
-        """Watch a connection; the returned number is for ``discard``, -1 when there is nothing to watch."""
-        sock = transport.get_extra_info("socket")
-        descriptor: int = sock.fileno() if sock is not None else -1
-        if descriptor >= 0:
-            self._paused[descriptor] = connection
-            self._poll.register(descriptor, _LEFT)
-        return descriptor
+    def add(self, connection: Paused, transport: asyncio.BaseTransport) -> None:
+        """Watch a connection from the next sweep on."""
+        self._new[connection] = transport
 
-    def discard(self, connection: Paused, descriptor: int) -> None:
+    def discard(self, connection: Paused) -> None:
         """Stop watching it; its descriptor may be another connection's by now."""
-        if self._paused.get(descriptor) is connection:
-            del self._paused[descriptor]
+        if self._new.pop(connection, None) is not None:
+            return
+        descriptor = self._watched.pop(connection, -1)
+        if self._by_descriptor.get(descriptor) is connection:
+            del self._by_descriptor[descriptor]
             self._poll.unregister(descriptor)
 
     def sweep(self) -> None:
         """Tell those whose clients have left."""
-        if self._paused:
+        new, self._new = self._new, {}
+        for connection, transport in new.items():
+            sock = transport.get_extra_info("socket")
+            descriptor = sock.fileno() if sock is not None else -1
+            if descriptor >= 0:
+                self._watched[connection] = descriptor
+                self._by_descriptor[descriptor] = connection
+                self._poll.register(descriptor, _LEFT)
+        if self._watched:
             for descriptor, _ in self._poll.poll(0):
-                self._paused[descriptor].on_hang_up()
+                self._by_descriptor[descriptor].on_hang_up()

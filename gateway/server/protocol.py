@@ -37,7 +37,8 @@ from gateway.server.scope import connection_scope, request_scope
 from gateway.server.tls_facts import tls_facts
 from gateway.server.websocket import GatewayWebSocket
 
-# Of a request body, or of pipelined requests, that are kept while the application is busy with something else.
+# Of a request body, or of pipelined requests, that are kept while the application is busy with something else; and of
+# an answer that waits in the transport. Event loops read and write pieces of nearly that size.
 HIGH_WATER_BYTES = 256 * 1024
 LINGER_BYTES = 1024 * 1024
 LINGER_S = 2.0
@@ -69,7 +70,6 @@ class GatewayProtocol(asyncio.Protocol):
         "_config",
         "_cycle",
         "_discarded",
-        "_paused_as",
         "_paused_at",
         "_phase",
         "_read_paused",
@@ -133,7 +133,6 @@ class GatewayProtocol(asyncio.Protocol):
         """The request body while it is incomplete."""
         self._read_paused = False
         self._paused_at = 0.0
-        self._paused_as = -1
         self._discarded = 0
 
     # The transport's side.
@@ -141,6 +140,7 @@ class GatewayProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of asyncio.Transport, but not the class.
         self._transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._scope = connection_scope(transport, self._config.asgi_version)
         self._tls = tls_facts(transport.get_extra_info("ssl_object"))
         connections = self.connections
@@ -159,7 +159,7 @@ class GatewayProtocol(asyncio.Protocol):
         self.deadline = NEVER
         self.is_sending = False
         self.connections.discard(self)
-        self.connections.hang_ups.discard(self, self._paused_as)
+        self.connections.hang_ups.discard(self)
         self._server_state.connections.discard(self)
         if self._cycle is not None:
             self._cycle.disconnect()
@@ -291,7 +291,7 @@ class GatewayProtocol(asyncio.Protocol):
         )
         scope = self._request_scope(cycle)
         if has_body:
-            scope["extensions"]["gateway.has_left"] = cycle.has_left
+            scope["extensions"]["gateway.body"] = cycle
             self._begin_body(cycle)
             if rest and self._body is not None:
                 # What is malformed already never reaches the application.
@@ -409,7 +409,7 @@ class GatewayProtocol(asyncio.Protocol):
             cycle.end_body()
         else:
             self.deadline = body.deadline(self.connections.clock())
-        if cycle.queued_bytes > HIGH_WATER_BYTES:
+        if cycle.queued_bytes > HIGH_WATER_BYTES or cycle.is_flow_paused:
             self._pause_reading()
         return rest
 
@@ -428,7 +428,7 @@ class GatewayProtocol(asyncio.Protocol):
     def _pause_reading(self) -> None:
         if not self._read_paused and self._phase != _CLOSED:
             self._read_paused = True
-            self._paused_as = self.connections.hang_ups.add(self, self._transport)
+            self.connections.hang_ups.add(self, self._transport)
             self._paused_at = self.connections.clock()
             # The silence is the application's from here on.
             self.deadline = NEVER
@@ -437,7 +437,7 @@ class GatewayProtocol(asyncio.Protocol):
     def _resume_reading(self) -> None:
         if self._read_paused:
             self._read_paused = False
-            self.connections.hang_ups.discard(self, self._paused_as)
+            self.connections.hang_ups.discard(self)
             if self._body is not None:
                 now = self.connections.clock()
                 self._body.forgive(now - self._paused_at)
@@ -457,7 +457,8 @@ class GatewayProtocol(asyncio.Protocol):
 
     def body_taken(self, cycle: Cycle) -> None:
         """The application took a piece of the request body."""
-        if self._read_paused and cycle is self._cycle and cycle.queued_bytes < HIGH_WATER_BYTES:
+        is_behind = cycle.queued_bytes >= HIGH_WATER_BYTES or cycle.is_flow_paused
+        if self._read_paused and cycle is self._cycle and not is_behind:
             self._resume_reading()
 
     def response_done(self, cycle: Cycle | ExpressCycle) -> None:

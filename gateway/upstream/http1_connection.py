@@ -372,7 +372,8 @@ class Http1Connection(FlowControl):
         if self._write_paused or not (self._upload is None or self._upload.done):
             self.abort()
             return
-        self._upload = None
+        if self._upload is not None:
+            self._stop_upload()
         if self._idle_s == 0.0 or self._transport.is_closing():
             self.close()
             return

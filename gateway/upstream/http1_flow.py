@@ -7,6 +7,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 NEVER = float("inf")
+
+WRITE_HIGH_WATER_BYTES = 256 * 1024
+"""What may wait in a transport before whoever writes has to wait.
+
+Event loops read up to 256 kB at a time and write when they turn: with the usual 64 KiB every piece would count as one
+that the peer does not take, and pausing and going on for each takes a tenth of an upload.
+"""
+
 NO_TIMEOUTS: dict[str, Any] = {}
 
 
@@ -33,6 +41,7 @@ class FlowControl(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
 
     def pause_reading(self) -> None:
         """Take no more from the socket."""

@@ -14,18 +14,49 @@ import httpx
 from gateway.http.fields import Fields
 
 
+class BodySink(Protocol):
+    """Takes a body as it comes, without a task that waits for its pieces."""
+
+    def feed(self, piece: bytes) -> None:
+        """The next bytes."""
+
+    def end(self) -> None:
+        """There are no more."""
+
+    def fail(self, error: Exception) -> None:
+        """There will be no more, and these were not all."""
+
+
 @runtime_checkable
 class RequestStream(Protocol):
     """A request body that comes in pieces.
 
     ``length`` is the number of bytes to come, None when it is not known: then the body goes out chunked. A stream may
-    also have ``rewind() -> bool``, which makes it start again from its first byte; False when it cannot.
+    also have ``rewind() -> bool``, which makes it start again from its first byte; False when it cannot. One that is a
+    ``FlowingStream`` need not be iterated.
     """
 
     @property
     def length(self) -> int | None: ...
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+@runtime_checkable
+class FlowingStream(Protocol):
+    """A stream whose pieces can be written where they arrive: a queue and a task would cost a third of an upload."""
+
+    def flow_into(self, sink: BodySink) -> bool:
+        """Give what is still to come to ``sink``; False while something has to be taken by iterating first."""
+
+    def pause_flow(self) -> None:
+        """Give nothing for a while; what is under way may still come."""
+
+    def resume_flow(self) -> None:
+        """Go on."""
+
+    def stop_flow(self) -> None:
+        """Give nothing more: whoever wants the rest iterates."""
 
 
 class ResponseBody(Protocol):

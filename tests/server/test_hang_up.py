@@ -56,20 +56,26 @@ def test_an_end_behind_unread_bytes_is_noticed(pair: tuple[socket.socket, socket
 
 def test_who_reads_again_is_not_told(pair: tuple[socket.socket, socket.socket]) -> None:
     client, server = pair
-    hang_ups, paused = HangUps(), Paused()
-    hang_ups.discard(paused, hang_ups.add(paused, Transport(server)))
-    hang_ups.discard(paused, -1)
+    hang_ups, soon, late = HangUps(), Paused(), Paused()
+    hang_ups.add(late, Transport(server))
+    hang_ups.sweep()
+    hang_ups.add(soon, Transport(server))
+    hang_ups.discard(soon)
+    hang_ups.discard(late)
+    hang_ups.discard(late)
     client.close()
     hang_ups.sweep()
-    assert paused.hang_ups == 0 and len(hang_ups) == 0
+    assert soon.hang_ups == late.hang_ups == 0 and len(hang_ups) == 0
 
 
 def test_a_descriptor_belongs_to_who_has_it_now(pair: tuple[socket.socket, socket.socket]) -> None:
     client, server = pair
     hang_ups, before, now = HangUps(), Paused(), Paused()
-    descriptor = hang_ups.add(before, Transport(server))
-    assert hang_ups.add(now, Transport(server)) == descriptor
-    hang_ups.discard(before, descriptor)
+    hang_ups.add(before, Transport(server))
+    hang_ups.sweep()
+    hang_ups.add(now, Transport(server))
+    hang_ups.sweep()
+    hang_ups.discard(before)
     client.close()
     hang_ups.sweep()
     assert (before.hang_ups, now.hang_ups) == (0, 1)
@@ -77,6 +83,6 @@ def test_a_descriptor_belongs_to_who_has_it_now(pair: tuple[socket.socket, socke
 
 def test_what_is_no_socket_is_not_watched() -> None:
     hang_ups = HangUps()
-    assert hang_ups.add(Paused(), Transport(None)) == -1
+    hang_ups.add(Paused(), Transport(None))
     hang_ups.sweep()
     assert len(hang_ups) == 0

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.server.cycle import Cycle
 from gateway.server.protocol import GatewayProtocol
+from gateway.upstream.http1 import Http1Transport
 from tests.support.gateway import Client, Served, proxying, request, serving, until
 from tests.support.upstream import ScriptedConnection, ScriptedUpstream, chunked, response, silent, unanswering_port
 from tests.wire.support import own_server
@@ -105,9 +105,13 @@ async def test_while_the_upstream_takes_nothing_of_the_upload(server: str, how: 
         await origin.connection()
         assert served.connections is not None
         (connection,) = served.connections._open
-        assert isinstance(connection, GatewayProtocol) and isinstance(connection._cycle, Cycle)
+        assert isinstance(connection, GatewayProtocol)
+        transport = served.upstream.endpoints[0].transport
+        assert isinstance(transport, Http1Transport)
+        await until(lambda: transport.connections == 1)
+        (upstream,) = transport._connections
         sent = 0
-        while not (connection._read_paused if is_full else connection._cycle.queued_bytes):
+        while not (connection._read_paused if is_full else upstream._transport.get_write_buffer_size()):
             client.write(b"x" * 16 * 1024)
             sent += 16 * 1024
             # Each piece is read before the next: what waits in the client's own buffers would hold its end back.
