@@ -26,6 +26,7 @@ from gateway.http.coding import (
 from gateway.http.fields import Fields, add_vary, get_joined, without
 from gateway.http.negotiation import IDENTITY, choose_coding, is_accepted, parse_codings
 from gateway.middleware.asgi3 import asgi3
+from gateway.middleware.coding_threads import coding_threads
 from gateway.middleware.decoding import PacedSteps
 
 COMPRESSIBLE_TYPES = (
@@ -264,7 +265,8 @@ class _Response:
             if self._policy.may_hold_loop(len(body)):
                 body = self._encode(self._encoder, body, more)
             else:
-                body = await asyncio.to_thread(self._encode, self._encoder, body, more)
+                loop = asyncio.get_running_loop()
+                body = await loop.run_in_executor(coding_threads(), self._encode, self._encoder, body, more)
         if self._head is not None:
             head, self._head = self._head, None
             if not more:
