@@ -69,8 +69,8 @@ _STALE_FIELDS = frozenset(
 )
 _DECIDING = frozenset([b"content-length", b"content-type", b"content-encoding", b"cache-control"])
 _NEVER_CODED = frozenset([204, 205, 206])
-# Thousands of streams of events may be open at a time, and each keeps its encoder: events repeat what is near, and one for
-# bodies of this length has 290 KiB with zstd in the place of 780.
+# Thousands of streams of events may be open at a time, and each keeps its encoder: one for bodies of this length has
+# 290 KiB with zstd in the place of 780, and events repeat what is near.
 _EVENTS_TYPE = b"text/event-stream"
 _EVENTS_BYTES = 16 * 1024
 _MAX_DECODED_BYTES = 64 * 1024 * 1024
