@@ -11,7 +11,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.version import version as websockets_version
 
@@ -29,10 +29,22 @@ _CLOSE_S = 2.0
 _PLACEHOLDER = b"GET / HTTP/1.1\r\n\r\n"
 
 
-class _Frames(ServerProtocol):
+class _Rules(ServerProtocol):
+    """Where RFC 6455 says more than the library does."""
+
+    def accept(self, request: Request) -> Response:
+        response = super().accept(request)
+        versions = request.headers.get_all("Sec-WebSocket-Version")
+        if response.status_code == 400 and versions and versions != ["13"]:
+            # Section 4.4: a client of another version is told which one is known.
+            response = self.reject(426, "The version of WebSocket must be 13.\n")
+            response.headers["Upgrade"] = "websocket"
+            response.headers["Sec-WebSocket-Version"] = "13"
+        return response
+
     def recv_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:
-            # It may come inside a message, as every control frame may (RFC 6455 section 5.4): that is no failure.
+            # Section 5.4: it may come inside a message, as every control frame may, and that is no failure.
             self.current_size = None
         super().recv_frame(frame)
 
@@ -44,7 +56,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], *, registry: Connections
     ) -> None:
         super().__init__(config, server_state, app_state, asyncio.get_running_loop())
-        self.conn = _Frames(
+        self.conn = _Rules(
             extensions=self.conn.available_extensions, max_size=config.ws_max_size, logger=self.conn.logger
         )
         self.deadline = NEVER

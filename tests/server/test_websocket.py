@@ -104,11 +104,21 @@ async def test_refusal_has_the_applications_own_answer() -> None:
         await client.close()
 
 
-async def test_malformed_handshake_is_answered_and_reaches_nobody() -> None:
+@pytest.mark.parametrize(
+    ("was", "now", "status"),
+    [
+        pytest.param(b"Version: 13", b"Version: 12", 426, id="another version"),
+        pytest.param(b"Sec-WebSocket-Version: 13\r\n", b"", 400, id="no version"),
+        pytest.param(b"Key: dGhlIHNhbXBsZSBub25jZQ==", b"Key: c2hvcnQ=", 400, id="a short key"),
+    ],
+)
+async def test_malformed_handshake_is_answered_and_reaches_nobody(was: bytes, now: bytes, status: int) -> None:
     app = EchoSocket()
     async with serving(app) as served:
-        answer = await served.ask((HANDSHAKE % (b"/", b"")).replace(b"Version: 13", b"Version: 12"))
-    assert status_of(answer) in (400, 426)
+        answer = await served.ask((HANDSHAKE % (b"/", b"")).replace(was, now))
+    assert status_of(answer) == status
+    # RFC 6455 section 4.4.
+    assert (b"\r\nsec-websocket-version: 13\r\n" in answer.lower()) is (status == 426)
     assert app.scopes == []
 
 
