@@ -38,6 +38,7 @@ class _Rules(ServerProtocol):
         if response.status_code == 400 and versions and versions != ["13"]:
             # Section 4.4: a client of another version is told which one is known.
             response = self.reject(426, "The version of WebSocket must be 13.\n")
+            response.headers["Connection"] = "Upgrade"
             response.headers["Upgrade"] = "websocket"
             response.headers["Sec-WebSocket-Version"] = "13"
         return response
