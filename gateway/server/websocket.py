@@ -57,6 +57,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], *, registry: Connections
     ) -> None:
         super().__init__(config, server_state, app_state, asyncio.get_running_loop())
+        # Else it refers to itself until the garbage collector comes.
+        self.conn.parser.close()
         self.conn = _Rules(
             extensions=self.conn.available_extensions, max_size=config.ws_max_size, logger=self.conn.logger
         )
@@ -66,6 +68,10 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self._send_watch = SendWatch()
         self._early = b""
         self._is_failed = False
+        self._is_left = False
+        """Whether a tunnel has the connection."""
+        self._is_answered = False
+        """Whether the application has returned."""
 
     def begin(
         self, transport: asyncio.Transport, *, target: bytes, fields: Fields, rest: bytes, tls: dict[str, Any] | None
@@ -120,6 +126,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     def _leave_to(self, tunnel: Any) -> None:
         """Let ``tunnel`` have the connection, and what came on it already."""
+        self._is_left = True
         self.stop_keepalive()
         self.connections.discard(self)
         self._registry.discard(self)
@@ -151,6 +158,19 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self._registry.discard(self)
         self.is_sending = False
         super().connection_lost(exc)
+        self._let_go_if_over()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        self._is_answered = True
+        self._let_go_if_over()
+
+    def _let_go_if_over(self) -> None:
+        """End what refers to each other, and would wait for the garbage collector: it comes rarely here."""
+        if self._is_answered and (self._is_left or self.disconnected):
+            self.conn.parser.close()
+            for name in ("gateway.abort", "gateway.tunnel"):
+                self.scope["extensions"].pop(name, None)
 
     def pause_writing(self) -> None:
         super().pause_writing()
