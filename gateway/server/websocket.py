@@ -16,10 +16,9 @@ from websockets.server import ServerProtocol
 from websockets.version import version as websockets_version
 
 from gateway.http.fields import Fields
+from gateway.http.websocket import GOING_AWAY, INVALID_DATA
 from gateway.server.limits import NEVER, Connections, SendWatch
 from gateway.server.tunnel import TunnelledClient
-
-GOING_AWAY = 1001
 
 # Frames that may come before the application has accepted.
 _MAX_EARLY_BYTES = 64 * 1024
@@ -135,6 +134,25 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self.read_paused = False
             self.transport.resume_reading()
         TunnelledClient(self.transport, self._registry, self.connections).join(tunnel, early)
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a message on; text that is none is the client's fault, and nothing for the log of errors."""
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        if self.close_sent:
+            return
+        if self.curr_msg_data_type == "text":
+            try:
+                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+            except UnicodeDecodeError:
+                self.conn.fail(INVALID_DATA, "not UTF-8")
+                self.handle_parser_exception()
+                return
+        else:
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     def handle_parser_exception(self) -> None:
         """Say what the client did wrong, and leave it a moment to read that: closing would reset the answer away."""

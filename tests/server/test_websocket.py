@@ -165,6 +165,24 @@ async def test_who_breaks_the_rules_hears_so_while_it_is_still_sending() -> None
     assert app.ends == [1002]
 
 
+@pytest.mark.parametrize("after", [b"", b"\x88\x80\x00\x00\x00\x00"], ids=["", "and a close frame"])
+async def test_text_that_is_none_is_1007_and_no_error_of_the_server(
+    after: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = EchoSocket()
+    async with serving(app) as served:
+        client = await served.connect()
+        client.write(HANDSHAKE % (b"/", b""))
+        await client.head()
+        client.write(HI[:6] + b"\xed\xa0" + after)
+        answer = await client.rest()
+        assert answer in (b"\x88\x0b\x03\xefnot UTF-8", b"\x88\x00")
+        await client.close()
+        await until(lambda: not len(served.connections))
+    assert app.ends in ([1007], [1005])
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_websockets_count_as_connections() -> None:
     async with serving(EchoSocket()) as served, websockets.connect(f"ws://127.0.0.1:{served.port}/"):
         assert len(served.connections) == 1
