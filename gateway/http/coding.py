@@ -32,8 +32,8 @@ DECODABLE = ("zstd", "br", "gzip", "deflate")
 _ZSTD_WINDOW_LOG = 23
 
 # An encoder clears its tables for each body. Made for the largest, those of zstd are 48 MiB at the highest level and
-# take 30 ms, and those of brotli grow to 25 MiB, for 1 KiB of JSON or a stream of events as well; both go by the length.
-# A body of unknown length gets what one of this length would.
+# take 30 ms, and those of brotli grow to 25 MiB, for 1 KiB of JSON or a stream of events as well; so both go by the
+# length. A body of unknown length gets what one of this length would.
 _STREAM_BYTES = 128 * 1024
 _ZSTD_ENCODER_WINDOW_LOGS = range(10, 21)
 _ZSTD_MAX_TABLE_LOGS: dict[Level, tuple[int, int]] = {"fast": (17, 16), "balanced": (19, 19), "best": (19, 19)}

@@ -26,6 +26,7 @@ from gateway.http.coding import (
 from gateway.http.fields import Fields, add_vary, get_joined, without
 from gateway.http.negotiation import IDENTITY, choose_coding, is_accepted, parse_codings
 from gateway.middleware.asgi3 import asgi3
+from gateway.middleware.coding_threads import coding_threads
 from gateway.middleware.decoding import PacedSteps
 
 COMPRESSIBLE_TYPES = (
@@ -68,8 +69,8 @@ _STALE_FIELDS = frozenset(
 )
 _DECIDING = frozenset([b"content-length", b"content-type", b"content-encoding", b"cache-control"])
 _NEVER_CODED = frozenset([204, 205, 206])
-# Thousands of streams of events may be open at a time, and each keeps its encoder: events repeat what is near, and one
-# for bodies of this length has 290 KiB with zstd in the place of 780.
+# Thousands of streams of events may be open at a time, and each keeps its encoder: one for bodies of this length has
+# 290 KiB with zstd in the place of 780, and events repeat what is near.
 _EVENTS_TYPE = b"text/event-stream"
 _EVENTS_BYTES = 16 * 1024
 _MAX_DECODED_BYTES = 64 * 1024 * 1024
@@ -264,7 +265,8 @@ class _Response:
             if self._policy.may_hold_loop(len(body)):
                 body = self._encode(self._encoder, body, more)
             else:
-                body = await asyncio.to_thread(self._encode, self._encoder, body, more)
+                loop = asyncio.get_running_loop()
+                body = await loop.run_in_executor(coding_threads(), self._encode, self._encoder, body, more)
         if self._head is not None:
             head, self._head = self._head, None
             if not more:

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from gateway.http.coding import BoundedDecoder
+from gateway.middleware.coding_threads import coding_threads
 
 # Steps that give nothing may follow each other in their thousands; one that gives a piece takes a tenth of it.
 _HOLD_S = 0.001
@@ -43,7 +44,7 @@ class PacedSteps:
 
     async def _next_in_thread(self) -> bytes | None:
         if self._pulling is None:
-            self._pulling = asyncio.get_running_loop().run_in_executor(None, self._pull)
+            self._pulling = asyncio.get_running_loop().run_in_executor(coding_threads(), self._pull)
         # The thread goes on with a step that nobody waits for any more: its piece is for who asks next.
         piece = await asyncio.shield(self._pulling)
         self._pulling = None

@@ -211,9 +211,15 @@ class WebSocketClient(asyncio.Protocol):
             text = f"the upstream's connection was lost: {exc or 'closed'}"
             self._failure = ResponseBroken(text) if self._answer.has_head else ConnectionBroken(text)
         self._vanish()
-        self._answer.let_go()
+        self._let_go()
         if not self._lost.done():
             self._lost.set_result(None)
+
+    def _let_go(self) -> None:
+        """Take nothing more: parsers refer to themselves, and would wait for the garbage collector."""
+        self._answer.let_go()
+        if self._frames is not None:
+            self._frames.parser.close()
 
     def pause_writing(self) -> None:
         self._write_paused = True

@@ -59,6 +59,7 @@ class TunnelOpening(WebSocketClient):
     def hand_over(self, end: End) -> None:
         """Leave the connection to ``end``, with what came behind the handshake."""
         self._transport.set_protocol(end)
+        self._let_go()
         self._resume_reading()
         if self._early:
             end.data_received(self._early)

@@ -12,16 +12,15 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.version import version as websockets_version
 
 from gateway.http.fields import Fields
+from gateway.http.websocket import GOING_AWAY, INVALID_DATA
 from gateway.server.handshake_refusal import HandshakeRefusal
 from gateway.server.limits import NEVER, Connections, SendWatch
 from gateway.server.tunnel import TunnelledClient
-
-GOING_AWAY = 1001
 
 # Frames that may come before the application has accepted.
 _MAX_EARLY_BYTES = 64 * 1024
@@ -31,10 +30,23 @@ _CLOSE_S = 2.0
 _PLACEHOLDER = b"GET / HTTP/1.1\r\n\r\n"
 
 
-class _Frames(ServerProtocol):
+class _Rules(ServerProtocol):
+    """Where RFC 6455 says more than the library does."""
+
+    def accept(self, request: Request) -> Response:
+        response = super().accept(request)
+        versions = request.headers.get_all("Sec-WebSocket-Version")
+        if response.status_code == 400 and versions and versions != ["13"]:
+            # Section 4.4: a client of another version is told which one is known.
+            response = self.reject(426, "The version of WebSocket must be 13.\n")
+            response.headers["Connection"] = "Upgrade"
+            response.headers["Upgrade"] = "websocket"
+            response.headers["Sec-WebSocket-Version"] = "13"
+        return response
+
     def recv_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:
-            # It may come inside a message, as every control frame may (RFC 6455 section 5.4): that is no failure.
+            # Section 5.4: it may come inside a message, as every control frame may, and that is no failure.
             self.current_size = None
         super().recv_frame(frame)
 
@@ -46,7 +58,9 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], *, registry: Connections
     ) -> None:
         super().__init__(config, server_state, app_state, asyncio.get_running_loop())
-        self.conn = _Frames(
+        # Else it refers to itself until the garbage collector comes.
+        self.conn.parser.close()
+        self.conn = _Rules(
             extensions=self.conn.available_extensions, max_size=config.ws_max_size, logger=self.conn.logger
         )
         self.deadline = NEVER
@@ -56,6 +70,10 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self._early = b""
         self._is_failed = False
         self._refusal: HandshakeRefusal | None = None
+        self._is_left = False
+        """Whether a tunnel has the connection."""
+        self._is_answered = False
+        """Whether the application has returned."""
 
     def begin(
         self, transport: asyncio.Transport, *, target: bytes, fields: Fields, rest: bytes, tls: dict[str, Any] | None
@@ -135,6 +153,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     def _leave_to(self, tunnel: Any) -> None:
         """Let ``tunnel`` have the connection, and what came on it already."""
+        self._is_left = True
         self.stop_keepalive()
         self.connections.discard(self)
         self._registry.discard(self)
@@ -143,6 +162,25 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self.read_paused = False
             self.transport.resume_reading()
         TunnelledClient(self.transport, self._registry, self.connections).join(tunnel, early)
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a message on; text that is none is the client's fault, and nothing for the log of errors."""
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        if self.close_sent:
+            return
+        if self.curr_msg_data_type == "text":
+            try:
+                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+            except UnicodeDecodeError:
+                self.conn.fail(INVALID_DATA, "not UTF-8")
+                self.handle_parser_exception()
+                return
+        else:
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     def handle_parser_exception(self) -> None:
         """Say what the client did wrong, and leave it a moment to read that: closing would reset the answer away."""
@@ -166,6 +204,19 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self._registry.discard(self)
         self.is_sending = False
         super().connection_lost(exc)
+        self._let_go_if_over()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        self._is_answered = True
+        self._let_go_if_over()
+
+    def _let_go_if_over(self) -> None:
+        """End what refers to each other, and would wait for the garbage collector: it comes rarely here."""
+        if self._is_answered and (self._is_left or self.disconnected):
+            self.conn.parser.close()
+            for name in ("gateway.abort", "gateway.tunnel"):
+                self.scope["extensions"].pop(name, None)
 
     def pause_writing(self) -> None:
         super().pause_writing()

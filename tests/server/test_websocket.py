@@ -156,10 +156,21 @@ async def test_refusal_that_cannot_be_sent_is_an_error(headers: list[tuple[bytes
 
 
 async def test_malformed_handshake_is_answered_and_reaches_nobody() -> None:
+@pytest.mark.parametrize(
+    ("was", "now", "status"),
+    [
+        pytest.param(b"Version: 13", b"Version: 12", 426, id="another version"),
+        pytest.param(b"Sec-WebSocket-Version: 13\r\n", b"", 400, id="no version"),
+        pytest.param(b"Key: dGhlIHNhbXBsZSBub25jZQ==", b"Key: c2hvcnQ=", 400, id="a short key"),
+    ],
+)
+async def test_malformed_handshake_is_answered_and_reaches_nobody(was: bytes, now: bytes, status: int) -> None:
     app = EchoSocket()
     async with serving(app) as served:
-        answer = await served.ask((HANDSHAKE % (b"/", b"")).replace(b"Version: 13", b"Version: 12"))
-    assert status_of(answer) in (400, 426)
+        answer = await served.ask((HANDSHAKE % (b"/", b"")).replace(was, now))
+    assert status_of(answer) == status
+    # RFC 6455 section 4.4.
+    assert (b"\r\nsec-websocket-version: 13\r\n" in answer.lower()) is (status == 426)
     assert app.scopes == []
 
 
@@ -204,6 +215,24 @@ async def test_who_breaks_the_rules_hears_so_while_it_is_still_sending() -> None
         await client.close()
         await until(lambda: not len(served.connections))
     assert app.ends == [1002]
+
+
+@pytest.mark.parametrize("after", [b"", b"\x88\x80\x00\x00\x00\x00"], ids=["", "and a close frame"])
+async def test_text_that_is_none_is_1007_and_no_error_of_the_server(
+    after: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = EchoSocket()
+    async with serving(app) as served:
+        client = await served.connect()
+        client.write(HANDSHAKE % (b"/", b""))
+        await client.head()
+        client.write(HI[:6] + b"\xed\xa0" + after)
+        answer = await client.rest()
+        assert answer in (b"\x88\x0b\x03\xefnot UTF-8", b"\x88\x00")
+        await client.close()
+        await until(lambda: not len(served.connections))
+    assert app.ends in ([1007], [1005])
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_websockets_count_as_connections() -> None:
