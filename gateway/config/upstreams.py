@@ -39,7 +39,7 @@ class EndpointConfig(Table):
     weight: Annotated[int, Field(ge=0, le=65535), int_from_environment] = 1
     """Share of requests against the other endpoints; 0: none."""
     backup: Flag = False
-    """Used only when no other endpoint is available."""
+    """Used only when no other endpoint is available, or when every other one has failed the request."""
     drain: Flag = False
     """Gets no new requests."""
 

@@ -13,6 +13,7 @@ from gateway.config.document import Config
 from gateway.config.load import load_config
 from gateway.config.problems import ConfigError
 from gateway.config.server import ServerConfig
+from gateway.config.table import Table
 from gateway.routes import table_warnings
 from gateway.server.watch import content_of
 
@@ -86,14 +87,20 @@ def differences(old: Config, new: Config) -> list[str]:
     return lines or ["nothing changed"]
 
 
-def _named(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+def _named(kind: str, before: Mapping[str, Table], after: Mapping[str, Table]) -> Iterator[str]:
+    changed = [name for name in after if name in before and after[name] != before[name]]
     for word, names in (
         ("added", [name for name in after if name not in before]),
         ("removed", [name for name in before if name not in after]),
-        ("changed", [name for name in after if name in before and after[name] != before[name]]),
+        ("changed", [f"{name} ({', '.join(_changed_keys(before[name], after[name]))})" for name in changed]),
     ):
         if names:
             yield f"{kind}{'s' if len(names) > 1 else ''} {word}: {', '.join(names)}"
+
+
+def _changed_keys(before: Table, after: Table) -> list[str]:
+    """Names alone: the values may hold secrets."""
+    return [key for key in type(after).model_fields if getattr(before, key) != getattr(after, key)]
 
 
 def _server_keys(old: ServerConfig, new: ServerConfig) -> tuple[list[str], list[str]]:

@@ -123,11 +123,11 @@ def test_changes_take_effect_and_broken_files_do_not(tmp_path: Path) -> None:
         url = run.url()
         assert get(url) == "first"
         path.write_text(table("in place"))
-        assert run.wait_for("reload:").endswith("reload: route changed: one")
+        assert run.wait_for("reload:").endswith("reload: route changed: one (respond)")
         assert get(url) == "in place"
         replace(path, table("renamed") + '[[routes]]\nname = "two"\npath = "/two"\nrespond = {}\n')
         assert run.wait_for("reload:").endswith("reload: route added: two")
-        assert run.wait_for("reload:").endswith("reload: route changed: one")
+        assert run.wait_for("reload:").endswith("reload: route changed: one (respond)")
         assert get(url) == "renamed"
         replace(path, table("broken").replace("respond", "respnd"))
         assert 'routes.toml:7:1: routes[0].respnd: unknown key (did you mean "respond"?)' in run.wait_for("respnd")
@@ -310,12 +310,12 @@ ONE, TWO = changed()["routes"]
             changed(routes=[ONE, TWO, {**TWO, "name": "x", "path": "/x"}, {**TWO, "name": "y", "path": "/y"}]),
             ["routes added: x, y"],
         ),
-        (changed(routes=[{**ONE, "timeout": "1s"}, TWO]), ["route changed: one"]),
-        (changed(defaults={"timeout": "1s"}), ["routes changed: one, two"]),
-        (changed(upstreams={"a": {"endpoints": ["http://127.0.0.1:2"]}}), ["upstream changed: a"]),
+        (changed(routes=[{**ONE, "timeout": "1s"}, TWO]), ["route changed: one (timeout)"]),
+        (changed(defaults={"timeout": "1s"}), ["routes changed: one (timeout), two (timeout)"]),
+        (changed(upstreams={"a": {"endpoints": ["http://127.0.0.1:2"]}}), ["upstream changed: a (endpoints)"]),
         (
             changed(routes=[{**ONE, "upstream": "http://127.0.0.1:9"}, TWO]),
-            ["upstream added: http://127.0.0.1:9", "route changed: one"],
+            ["upstream added: http://127.0.0.1:9", "route changed: one (upstream)"],
         ),
         (changed(server={"trusted_proxies": ["10.0.0.0/8"]}), ["changed: server.trusted_proxies"]),
         (
@@ -328,7 +328,7 @@ ONE, TWO = changed()["routes"]
         ),
         (
             changed(server={"limits": {"max_body": "1MiB"}}),
-            ["routes changed: one, two", "changed: server.limits.max_body"],
+            ["routes changed: one (max_body), two (max_body)", "changed: server.limits.max_body"],
         ),
         (
             changed(admin={"bind": "127.0.0.1:1"}, cache={"max_size": "1MiB"}),

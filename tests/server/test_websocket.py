@@ -155,7 +155,6 @@ async def test_refusal_that_cannot_be_sent_is_an_error(headers: list[tuple[bytes
     assert b"\nb" not in answer
 
 
-async def test_malformed_handshake_is_answered_and_reaches_nobody() -> None:
 @pytest.mark.parametrize(
     ("was", "now", "status"),
     [
