@@ -28,6 +28,9 @@ SCOPE_KEY = "gateway.exchange"
 BEGUN_KEY = "gateway.begun"
 """Where a scope has an exchange that was begun on the short way, as ``gateway.proxy.express`` knows it."""
 
+REFUSED_KEY = "gateway.error"
+"""Key of an ``http.disconnect`` that comes of the server's refusing the rest of a request: the error it answered."""
+
 WHOLE_FOLLOWS = "gateway.whole_follows"
 """Key of an ``http.response.start`` whose complete body comes with the very next message: holding the head back until
 then delays nothing."""

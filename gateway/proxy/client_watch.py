@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from gateway.errors import ClientLeft, GatewayError, RequestTimeout
+from gateway.errors import GatewayError, RequestTimeout
 from gateway.proxy.request_body import RequestBody
 from gateway.ticker import Ticker
 
@@ -86,7 +86,8 @@ class Watched:
 
     async def _wait(self) -> None:
         if await self.body.client_left():
-            self.end(ClientLeft("the client left"))
+            assert self.body.departure is not None
+            self.end(self.body.departure)
         # A piece of the body came: whoever takes it will hear of a disconnect by itself.
         self._watcher = None
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from starlette.types import Message, Receive
 
-from gateway.errors import BadRequest, BodyTooLarge, ClientLeft
+from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, GatewayError
+from gateway.exchange import REFUSED_KEY
 
 DISCONNECT = "http.disconnect"
 
@@ -31,7 +32,7 @@ class RequestBody:
         "_receive",
         "_replay_bytes",
         "_unread",
-        "left",
+        "departure",
         "length",
         "received_bytes",
         "waited_s",
@@ -63,7 +64,8 @@ class RequestBody:
         """Whether a piece was given that cannot be given again."""
         self._ended = False
         self.received_bytes = 0
-        self.left = False
+        self.departure: GatewayError | None = None
+        """Why nothing more comes: the client left, or the server refused what it sent."""
         self.waiting_since: float | None = None
         """When the wait for the client's next piece began, monotonic; None while nothing is awaited."""
         self.waited_s = 0.0
@@ -147,7 +149,7 @@ class RequestBody:
             await asyncio.wait((pending,))
             message = pending.result()
             if message["type"] == DISCONNECT:
-                self.left = True
+                self.departure = message.get(REFUSED_KEY) or ClientLeft("the client left")
                 return True
             if self._ended or message.get("body") or message.get("more_body"):
                 return False
@@ -178,8 +180,9 @@ class RequestBody:
     def _take(self, message: Message) -> bytes:
         """Account for a message; its bytes."""
         if message["type"] == DISCONNECT:
-            self.left = True
-            raise ClientLeft("the client left while its request body was awaited")
+            left = ClientLeft("the client left while its request body was awaited")
+            self.departure = message.get(REFUSED_KEY) or left
+            raise self.departure
         piece: bytes = message.get("body", b"")
         self.received_bytes += len(piece)
         if self._max_bytes is not None and self.received_bytes > self._max_bytes:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Scope
 
-from gateway.errors import InternalError
-from gateway.exchange import WHOLE_FOLLOWS
+from gateway.errors import GatewayError, InternalError
+from gateway.exchange import REFUSED_KEY, WHOLE_FOLLOWS
 from gateway.server.response_head import BODILESS, CHUNKED, UNTIL_CLOSE, informational_head, response_head
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Cycle:
         "must_continue",
         "pieces",
         "queued_bytes",
+        "refused_with",
         "response_complete",
         "response_started",
         "task",
@@ -98,6 +99,8 @@ class Cycle:
         """Bytes of the request body that the application has not taken yet."""
         self.body_complete = body_complete
         self.disconnected = False
+        self.refused_with: GatewayError | None = None
+        """What the server answered to a malformed or late body in the place of the application, which is told of it."""
         self.response_started = False
         """Whether anything of the response head is on the wire."""
         self.response_complete = False
@@ -163,6 +166,8 @@ class Cycle:
                 self._connection.ask_for_body()
         while True:
             if self.disconnected or self.response_complete:
+                if self.refused_with is not None:
+                    return {"type": "http.disconnect", REFUSED_KEY: self.refused_with}
                 return {"type": "http.disconnect"}
             if self.pieces:
                 return self._next_piece()

@@ -462,11 +462,15 @@ class GatewayProtocol(asyncio.Protocol):
         cycle, self._cycle = self._cycle, None
         self._body = None
         can_answer = cycle is None or not cycle.response_started
+        has_begun = isinstance(cycle, Cycle) and cycle.task is not None
+        if isinstance(cycle, Cycle):
+            cycle.refused_with = error
         if cycle is not None:
             cycle.disconnect()
         request_id = uuid.uuid4().hex
-        if self.connections.on_refused is not None:
-            self.connections.on_refused(self._refusal(error, request_id, can_answer))
+        # An application that has begun records the request itself, and is told what became of it.
+        if not has_begun and self.connections.on_refused is not None:
+            self.connections.on_refused(self._refusal(error, request_id))
         if not can_answer:
             self.cut(reset=True)
             return
@@ -474,7 +478,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._transport.write(refusal_answer(error, request_id, is_head=is_head, date_line=self.connections.date_line))
         self._linger()
 
-    def _refusal(self, error: GatewayError, request_id: str, answered: bool) -> Refusal:
+    def _refusal(self, error: GatewayError, request_id: str) -> Refusal:
         client: tuple[str, int] | None = self._scope["client"]
         return Refusal(
             error=error,
@@ -482,7 +486,6 @@ class GatewayProtocol(asyncio.Protocol):
             method=self._reader.method.decode("latin-1"),
             target=self._reader.target.decode("latin-1"),
             request_id=request_id,
-            answered=answered,
         )
 
     # Endings.

@@ -11,7 +11,7 @@ from gateway.server.response_head import response_head
 
 @dataclass(frozen=True)
 class Refusal:
-    """A request that the server answered, or cut off, itself; the application heard nothing of it, or not all."""
+    """A request that the server answered itself; the application heard nothing of it."""
 
     error: GatewayError
     client: str
@@ -20,8 +20,6 @@ class Refusal:
     """Empty when the request line did not come so far."""
     target: str
     request_id: str
-    answered: bool
-    """False when the connection was cut because an answer had begun already."""
 
 
 def refusal_answer(error: GatewayError, request_id: str, *, is_head: bool, date_line: bytes) -> bytes:

@@ -195,7 +195,7 @@ def record_refusal(gateway: Gateway, refusal: Refusal) -> None:
     exchange.request_id = refusal.request_id
     exchange.status = refusal.error.status
     exchange.error = refusal.error
-    exchange.outcome = "refused" if refusal.answered else "aborted"
+    exchange.outcome = "refused"
     exchange.finished = exchange.started
     for record in gateway.runtime.recorders:
         record(exchange)
