@@ -4,132 +4,87 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+from benchmarks import nginx
 from benchmarks.processes import free_port
-
-KIB, MIB = 1024, 1024 * 1024
+from benchmarks.site import Site
 
 
 @dataclass(frozen=True)
 class Peer:
-    """How one contender is started in front of an upstream."""
+    """How one contender is started; ``program`` is what has to be installed for it."""
 
     name: str
-    command: Callable[[int, int, Path], list[str]]
-    """(own port, upstream port, folder for files) -> command."""
-    env: Callable[[int], dict[str, str]] = lambda upstream: {}
-    installed: Callable[[], bool] = lambda: True
+    command: Callable[[Site], list[str]]
+    env: Callable[[Site], Mapping[str, str]] = lambda site: MappingProxyType({})
+    program: str = sys.executable
+
+    @property
+    def is_installed(self) -> bool:
+        return shutil.which(self.program) is not None
 
 
-def _has(program: str) -> Callable[[], bool]:
-    return lambda: shutil.which(program) is not None
-
-
-def _write(folder: Path, name: str, text: str) -> str:
-    path = folder / name
-    path.write_text(text)
-    return str(path)
-
-
-def gateway_table(port: int, upstream: int, *, routes: int = 1, cache: bool = False, compress: bool = True) -> str:
+def gateway_table(site: Site, *, routes: int = 1, cache: bool = False, route_keys: str = "") -> str:
     """A route table with what most users switch on: routing, header rules, request id, balancing; the log off."""
     many = "".join(
         f'[[routes]]\nname = "r{n}"\npath = "/api/v{n % 50}/r{n}/*"\nupstream = "origin"\n' for n in range(routes - 1)
     )
+    tls = ""
+    if site.certificate is not None:
+        tls = f'certificates = [{{ cert = "{site.certificate.chain}", key = "{site.certificate.key}" }}]'
+        tls = f"[server.tls]\n{tls}\n"
     return f"""
 [server]
-bind = "127.0.0.1:{port}"
+bind = "127.0.0.1:{site.port}"
 access_log = "off"
+{tls}
 [upstreams.origin]
-endpoints = ["http://127.0.0.1:{upstream}"]
+endpoints = ["http://127.0.0.1:{site.upstream}"]
+max_connections = 10000
 [[routes]]
 name = "all"
 path = "/*"
 upstream = "origin"
-compress = {str(compress).lower()}
+compress = true
 cache = {str(cache).lower()}
 response_headers = {{ set = {{ X-Served-By = "gateway" }} }}
+{route_keys}
 {many}"""
 
 
-def _gateway(name: str = "gateway", **table: int | bool) -> Peer:
-    def command(port: int, upstream: int, folder: Path) -> list[str]:
-        path = _write(folder, f"{name}.toml", gateway_table(port, upstream, **table))  # type: ignore[arg-type]
-        return [sys.executable, "-m", "gateway", "run", path, "--no-reload"]
-
-    return Peer(name, command)
+def run_gateway(site: Site, table: str) -> list[str]:
+    """The command that serves ``table``."""
+    path = site.write(f"routes-{site.port}.toml", table)
+    return [sys.executable, "-m", "gateway", "run", path, "--no-reload"]
 
 
-def _mounted(port: int, upstream: int, folder: Path) -> list[str]:
-    _write(folder, "mounted.toml", gateway_table(port, upstream))
-    flags = [
-        "--no-access-log",
-        "--no-proxy-headers",
-        "--no-server-header",
-        "--no-date-header",
-        "--log-level",
-        "warning",
-    ]
-    return [sys.executable, "-m", "uvicorn", "gateway.asgi:app", "--port", str(port), "--loop", "uvloop", *flags]
-
-
-def _uvicorn(app: str) -> Callable[[int, int, Path], list[str]]:
-    flags = ["--no-access-log", "--log-level", "warning", "--loop", "uvloop"]
-    return lambda port, upstream, folder: [sys.executable, "-m", "uvicorn", app, "--port", str(port), *flags]
-
-
-def nginx_origin(port: int, folder: Path, body: bytes) -> list[str]:
-    """The upstream: a small answer, two files, a sink for uploads, and a cacheable answer."""
-    files = folder / "files"
-    files.mkdir(exist_ok=True)
-    (files / "64k").write_bytes(b"0123456789abcdef" * 4096)
-    (files / "10m").write_bytes(b"0123456789abcdef" * 4096 * 160)
-    (files / "page.json").write_bytes(b'{"name": "A product", "text": "' + b"some words of it " * 1200 + b'"}')
-    text = body.decode().replace("'", "")
-    locations = f"""
-      location / {{ default_type application/json; return 200 '{text}'; }}
-      location /files/ {{ alias {files}/; default_type application/octet-stream; types {{ application/json json; }} }}
-      location /upload {{ client_max_body_size 100m; client_body_buffer_size 64k; proxy_pass http://127.0.0.1:{port}/sunk;
-                          proxy_request_buffering off; }}
-      location /sunk {{ client_max_body_size 100m; return 200 'ok'; }}
-      location /cached {{ default_type application/json; add_header Cache-Control "public, max-age=3600";
-                          return 200 '{text}'; }}
-    """
-    return ["nginx", "-p", str(folder), "-c", _write(folder, "origin.conf", nginx_conf(port, locations))]
-
-
-def nginx_conf(port: int, locations: str, extra: str = "") -> str:
-    """One worker in the foreground, no logs, keep-alive without end."""
-    return f"""
-daemon off; worker_processes 1; pid nginx-{port}.pid; error_log stderr error;
-events {{ worker_connections 20000; }}
-http {{
-  access_log off; keepalive_requests 1000000000; sendfile on;
-  client_body_temp_path tmp-body-{port}; proxy_temp_path tmp-proxy-{port};
-  fastcgi_temp_path tmp-f-{port}; uwsgi_temp_path tmp-u-{port}; scgi_temp_path tmp-s-{port};
-  {extra}
-  server {{ listen 127.0.0.1:{port} reuseport; {locations} }}
-}}
-"""
-
-
-def _nginx(port: int, upstream: int, folder: Path) -> list[str]:
-    extra = f"upstream origin {{ server 127.0.0.1:{upstream}; keepalive 512; keepalive_requests 1000000000; }}"
-    cache = f"proxy_cache_path {folder}/cache keys_zone=c:10m;"
-    forward = (
-        'proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;'
+def _gateway(name: str, *, routes: int = 1, cache: bool = False, route_keys: str = "") -> Peer:
+    return Peer(
+        name,
+        lambda site: run_gateway(site, gateway_table(site, routes=routes, cache=cache, route_keys=route_keys)),
     )
-    locations = f"""
-      location / {{ {forward} client_max_body_size 100m; gzip on; gzip_proxied any; gzip_types application/json; }}
-      location /cached {{ {forward} proxy_cache c; }}
-    """
-    return ["nginx", "-p", str(folder), "-c", _write(folder, "proxy.conf", nginx_conf(port, locations, extra + cache))]
 
 
-def _haproxy(port: int, upstream: int, folder: Path) -> list[str]:
+def _uvicorn(app: str, *options: str) -> Callable[[Site], list[str]]:
+    def command(site: Site) -> list[str]:
+        flags = ["--no-access-log", "--log-level", "warning", "--loop", "uvloop", *options]
+        if site.certificate is not None:
+            flags += ["--ssl-certfile", str(site.certificate.chain), "--ssl-keyfile", str(site.certificate.key)]
+        return [sys.executable, "-m", "uvicorn", app, "--port", str(site.port), *flags]
+
+    return command
+
+
+def _mounted_table(site: Site) -> Mapping[str, str]:
+    return {"GATEWAY_CONFIG": site.write("mounted.toml", gateway_table(site))}
+
+
+def _haproxy(site: Site) -> list[str]:
+    tls = f" ssl crt {site.certificate.bundle}" if site.certificate is not None else ""
     text = f"""
 global
   nbthread 1
@@ -138,53 +93,73 @@ defaults
   timeout connect 5s
   timeout client 60s
   timeout server 60s
+  timeout tunnel 60s
   option forwardfor
 frontend f
-  bind 127.0.0.1:{port}
+  bind 127.0.0.1:{site.port}{tls}
   default_backend b
 backend b
   http-reuse always
-  server s 127.0.0.1:{upstream}
+  server s 127.0.0.1:{site.upstream}
 """
-    return ["haproxy", "-db", "-f", _write(folder, "haproxy.cfg", text)]
+    return ["haproxy", "-db", "-f", site.write("haproxy.cfg", text)]
 
 
-def _caddy(port: int, upstream: int, folder: Path) -> list[str]:
-    text = f"""
+def caddy_file(site: Site, routes: str = "") -> str:
+    """One site that forwards; ``routes`` stand before that."""
+    tls = f"tls {site.certificate.chain} {site.certificate.key}" if site.certificate is not None else ""
+    return f"""
 {{
   admin off
   auto_https off
 }}
-http://127.0.0.1:{port} {{
+{site.url} {{
   bind 127.0.0.1
-  reverse_proxy 127.0.0.1:{upstream}
+  {tls}
+  {routes}
+  reverse_proxy 127.0.0.1:{site.upstream}
 }}
 """
-    return ["caddy", "run", "--adapter", "caddyfile", "--config", _write(folder, "Caddyfile", text)]
 
 
-def _varnish(port: int, upstream: int, folder: Path) -> list[str]:
-    vcl = f'vcl 4.1; backend default {{ .host = "127.0.0.1"; .port = "{upstream}"; }}'
-    command = ["varnishd", "-F", "-a", f"127.0.0.1:{port}", "-f", _write(folder, "bench.vcl", vcl)]
-    return [*command, "-n", str(folder / "varnish"), "-s", "malloc,256m", "-T", f"127.0.0.1:{free_port()}"]
+def run_caddy(site: Site, text: str) -> list[str]:
+    """The command that serves a Caddyfile."""
+    return ["caddy", "run", "--adapter", "caddyfile", "--config", site.write(f"Caddyfile-{site.port}", text)]
+
+
+def one_core(site: Site) -> Mapping[str, str]:
+    """What Caddy needs to be told so that it uses its one core well."""
+    home = str(Path(site.folder, "caddy"))
+    return {"GOMAXPROCS": "1", "XDG_DATA_HOME": home, "XDG_CONFIG_HOME": home}
+
+
+def _varnish(site: Site) -> list[str]:
+    vcl = f'vcl 4.1; backend default {{ .host = "127.0.0.1"; .port = "{site.upstream}"; }}'
+    command = ["varnishd", "-F", "-a", f"127.0.0.1:{site.port}", "-f", site.write("bench.vcl", vcl)]
+    return [*command, "-n", str(site.folder / "varnish"), "-s", "malloc,256m", "-T", f"127.0.0.1:{free_port()}"]
 
 
 PEERS = {
     peer.name: peer
     for peer in (
-        _gateway(),
+        _gateway("gateway"),
         _gateway("gateway, cache", cache=True),
         _gateway("gateway, 10,000 routes", routes=10_000),
-        Peer("gateway under stock uvicorn", _mounted),
+        _gateway("gateway, messages", route_keys='middleware = ["benchmarks.echo:MessageView"]'),
+        Peer(
+            "gateway under stock uvicorn",
+            _uvicorn("gateway.asgi:app", "--no-proxy-headers", "--no-server-header", "--no-date-header"),
+            env=_mounted_table,
+        ),
         Peer("uvicorn hello-world", _uvicorn("benchmarks.hello:app")),
         Peer(
             "naive httpx proxy",
             _uvicorn("benchmarks.naive:app"),
-            env=lambda upstream: {"BENCH_UPSTREAM": f"http://127.0.0.1:{upstream}"},
+            env=lambda site: {"BENCH_UPSTREAM": f"http://127.0.0.1:{site.upstream}"},
         ),
-        Peer("nginx", _nginx, installed=_has("nginx")),
-        Peer("haproxy", _haproxy, installed=_has("haproxy")),
-        Peer("caddy", _caddy, env=lambda upstream: {"GOMAXPROCS": "1"}, installed=_has("caddy")),
-        Peer("varnish", _varnish, installed=_has("varnishd")),
+        Peer("nginx", nginx.proxy, program="nginx"),
+        Peer("haproxy", _haproxy, program="haproxy"),
+        Peer("caddy", lambda site: run_caddy(site, caddy_file(site)), env=one_core, program="caddy"),
+        Peer("varnish", _varnish, program="varnishd"),
     )
 }

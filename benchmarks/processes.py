@@ -8,9 +8,11 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+PEER_CORE, LOAD_CORE = 0, 1
+"""Contenders run on the one, load and upstream on the other."""
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 START_TIMEOUT_S = 15.0
 
@@ -31,7 +33,7 @@ def pinned(core: int, command: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[str], port: int, *, core: int, log: Path, env: dict[str, str] | None = None
+    command: Sequence[str], port: int, *, core: int, log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server on ``port``, ready to answer; ended with everything it started."""
     with log.open("wb") as output:

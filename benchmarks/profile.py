@@ -12,13 +12,16 @@ import argparse
 import asyncio
 import gc
 import time
+import tomllib
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from benchmarks.peers import gateway_table
+from benchmarks.site import Site
 from gateway.app import Gateway
 from gateway.exchange import WHOLE_FOLLOWS
 from gateway.upstream.messages import InboundResponse
@@ -105,9 +108,7 @@ def cost_us(app: Callable[..., Any], seconds: float) -> float:
 
 
 async def measure(seconds: float) -> None:
-    import tomllib
-
-    table = tomllib.loads(gateway_table(8080, 9))
+    table = tomllib.loads(gateway_table(Site(8080, 9, Path())))
     gateway = Gateway.from_config(table)
     await gateway.start()
     # As the launcher does it.

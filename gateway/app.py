@@ -16,6 +16,7 @@ from gateway.config.document import Config
 from gateway.config.load import load_config
 from gateway.http.target import cut_root_path
 from gateway.live import Live
+from gateway.middleware.admission import SERVER_TARGET
 from gateway.middleware.cache import Cache
 from gateway.pipeline import Generation
 from gateway.runtime import Runtime
@@ -64,7 +65,12 @@ class Gateway(Starlette):
         if self.is_plain and scope["type"] != "lifespan":
             if self._loop is not asyncio.get_running_loop() or scope["root_path"]:
                 await self._serve(scope, receive, send)
-            else:
+                return
+            express = self.live.express
+            if express is None or SERVER_TARGET in (scope.get("extensions") or ()):
+                # The gateway's own server has tried the short way already.
+                await self.live.serve(scope, receive, send)
+            elif not await self.runtime.mounted.serve(express, scope, receive, send):
                 await self.live.serve(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)

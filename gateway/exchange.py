@@ -28,12 +28,16 @@ SCOPE_KEY = "gateway.exchange"
 BEGUN_KEY = "gateway.begun"
 """Where a scope has an exchange that was begun on the short way, as ``gateway.proxy.express`` knows it."""
 
-REFUSED_KEY = "gateway.error"
-"""Key of an ``http.disconnect`` that comes of the server's refusing the rest of a request: the error it answered."""
-
 WHOLE_FOLLOWS = "gateway.whole_follows"
 """Key of an ``http.response.start`` whose complete body comes with the very next message: holding the head back until
 then delays nothing."""
+
+TAGS_AS_GIVEN = "gateway.tags_as_given"
+"""Key of a scope whose If-None-Match has tags as the upstream gave them: no coding on the way has weakened one."""
+
+BODY_FAILURE = "gateway.body_failure"
+"""Key of an ``http.disconnect``: the GatewayError that ended the request body while its client may still read an
+answer."""
 
 Outcome = Literal["done", "refused", "failed", "client-left", "aborted"]
 """How an exchange ended: answered by upstream, cache or a fixed response; refused because of the client or of
@@ -43,16 +47,19 @@ capacity; answered with an error because the upstream failed; left by the client
 class Attempt:
     """One try at one endpoint."""
 
-    __slots__ = ("connect_s", "endpoint", "head_s", "outcome", "started", "status")
+    __slots__ = ("connect_s", "endpoint", "failed_s", "head_s", "outcome", "started", "status")
 
     def __init__(self, endpoint: str, started: float) -> None:
         self.endpoint = endpoint
         self.started = started
         self.connect_s: float | None = None
         self.head_s: float | None = None
+        """Seconds to the response head; None when there was none."""
+        self.failed_s: float | None = None
+        """Seconds to the failure of an attempt without a response head."""
         self.status: int | None = None
         self.outcome = ""
-        """``"ok"``, or the name of the error class in the log's spelling, e.g. ``"connect-failed"``."""
+        """``"ok"`` when there was a response head, else the name of the error class, e.g. ``"ConnectFailed"``."""
 
 
 class Exchange:
@@ -123,7 +130,7 @@ class Exchange:
         self.upstream = ""
         self.attempts: list[Attempt] = []
         self.decision = ""
-        """Why the balancer chose as it did, where something was out."""
+        """How many endpoints the balancer had to choose from and why the others were out; empty when none was."""
         self.cache = ""
         """``hit``, ``miss``, ``stale``, ``revalidated``, ``bypass``, ``collapsed`` or empty: no cache on the route."""
         self.cache_detail = ""
@@ -144,19 +151,30 @@ class Admitted:
     """A header section that has been let in: who sent it, and what of it may be read.
 
     Requests that repeat the section to the byte, on the same connection, share it. ``request_id`` is empty unless a
-    trusted peer gave one. ``heads`` is for whoever sends the request on, to keep what was made of the fields.
+    trusted peer gave one. ``notes`` is for whoever handles the requests, to keep what was made of the fields.
     """
 
-    __slots__ = ("fields", "has_weak_tags", "heads", "host", "identity", "public_host", "request_id")
+    __slots__ = ("fields", "has_certificate", "has_weak_tags", "host", "identity", "notes", "public_host", "request_id")
 
-    def __init__(self, identity: Identity, host: str, public_host: bytes, request_id: str, fields: Fields) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        host: str,
+        public_host: bytes,
+        request_id: str,
+        fields: Fields,
+        *,
+        has_certificate: bool = False,
+    ) -> None:
         self.identity = identity
         self.host = host
         self.public_host = public_host
         self.request_id = request_id
         self.fields = fields
-        self.has_weak_tags = any(name == b"if-none-match" and b"W/" in value for name, value in fields)
-        self.heads: dict[object, list[bytes]] = {}
+        self.has_certificate = has_certificate
+        """Whether the client has shown who it is, RFC 9111 section 3.5."""
+        self.has_weak_tags = any([b"W/" in value for name, value in fields if name == b"if-none-match"])
+        self.notes: dict[object, Any] = {}
 
     def describe(self, exchange: Exchange, request_id: str) -> None:
         """Write down who sent the request; ``request_id`` is for one that brought none."""

@@ -23,7 +23,7 @@ from gateway.exchange import SCOPE_KEY, Exchange
 from gateway.http.cache_control import request_directives
 from gateway.http.fields import Fields, get_first, get_joined
 from gateway.http.networks import Networks, normal_address
-from gateway.http.target import Template
+from gateway.http.target import RedirectTarget
 from gateway.middleware.access import AccessMiddleware
 from gateway.middleware.admission import Admission
 from gateway.middleware.cache_request import CacheRequest
@@ -37,6 +37,7 @@ _BYPASSES = {
     "body": "it has a body",
     "precondition": "only the upstream can judge If-Match and If-Unmodified-Since",
     "cookie": "it carries a cookie",
+    "override": "it has a field that some frameworks take another URL or method from",
 }
 
 
@@ -250,12 +251,9 @@ def _reply(route: RouteConfig, match: Match, exchange: Exchange, scope: dict[str
     if route.respond is not None:
         return {"status": route.respond.status, "reply": f"{route.respond.status}, the fixed answer of the route"}
     if route.redirect is not None:
-        names = {**match.params, "host": exchange.public_host, "scheme": exchange.scheme.encode("ascii")}
-        location = Template(route.redirect.to).render(names).decode("latin-1")
-        query = scope["query_string"].decode("ascii")
-        if query and "?" not in route.redirect.to:
-            location += f"?{query}"
-        return {"status": route.redirect.status, "reply": f"{route.redirect.status} to {location}"}
+        target = RedirectTarget(route.redirect.to)
+        location = target.location(match.params, exchange.public_host, exchange.scheme, scope["query_string"])
+        return {"status": route.redirect.status, "reply": f"{route.redirect.status} to {location.decode('latin-1')}"}
     return {}
 
 

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.config.document import Config
 from gateway.errors import Overloaded
-from gateway.express import Express
+from gateway.express.table import Express
 from gateway.http.problem import problem_response
 from gateway.pipeline import Generation
 
@@ -28,8 +28,6 @@ class Live:
     def __init__(self, build: Build) -> None:
         self._build = build
         self._current: Generation | None = None
-        self.express: Express | None = None
-        """The short ways of the current generation."""
         self._retired: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Event] = set()
         self._replacing = asyncio.Lock()
@@ -40,6 +38,11 @@ class Live:
         if self._current is None:
             raise RuntimeError("the gateway has not been started")
         return self._current
+
+    @property
+    def express(self) -> Express | None:
+        """The short ways of the current generation; None before the first."""
+        return None if self._current is None else self._current.express
 
     @property
     def is_up(self) -> bool:
@@ -72,7 +75,7 @@ class Live:
             except BaseException:
                 await generation.abandon()
                 raise
-            self._current, self.express = generation, generation.express
+            self._current = generation
             if old is not None:
                 ended = asyncio.Event()
                 self._waiting.add(ended)
@@ -91,7 +94,7 @@ class Live:
         """Let running exchanges finish for ``timeout_s`` seconds, then close every generation."""
         # A reload that is under way comes first: what it makes has to be closed as well.
         async with self._replacing:
-            generation, self._current, self.express = self._current, None, None
+            generation, self._current = self._current, None
         if generation is None:
             return
         try:

@@ -36,13 +36,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.access import AuthConfig, RateLimitConfig
 from gateway.config.document import Config
-from gateway.config.policies import CacheConfig, CompressConfig
+from gateway.config.policies import CacheConfig
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.routes import RouteConfig
 from gateway.errors import Forbidden, GatewayError
 from gateway.exchange import BEGUN_KEY, SCOPE_KEY, Exchange, ResponseRule
-from gateway.express import Express
-from gateway.http.header_rules import HeaderRules
+from gateway.express.table import Express, Lane
 from gateway.http.networks import Networks
 from gateway.middleware.access import AccessMiddleware
 from gateway.middleware.admission import Admission
@@ -55,7 +54,6 @@ from gateway.middleware.decompression import DecompressionMiddleware
 from gateway.middleware.exchange import ExchangeMiddleware
 from gateway.middleware.overload import OverloadMiddleware
 from gateway.middleware.rate_limit import RateLimitMiddleware
-from gateway.proxy.express import ExpressRoute, PlainFields
 from gateway.proxy.fixed import RedirectHandler, RespondHandler
 from gateway.proxy.handler import ProxyHandler
 from gateway.proxy.mirror import MirrorHandler
@@ -69,7 +67,16 @@ from gateway.runtime import Runtime
 from gateway.upstream.balancing import make_key
 from gateway.upstream.pool import Upstream
 from gateway.wiring.access import authenticator, identity_fields
-from gateway.wiring.rules import added_fields, answer_rules, cache_query, request_rule, response_rules
+from gateway.wiring.express import proxied_lane, stored_lane
+from gateway.wiring.rules import (
+    added_fields,
+    answer_rules,
+    cache_query,
+    hidden_names,
+    per_client_fields,
+    request_rule,
+    response_rules,
+)
 from gateway.wiring.upstreams import upstream_settings
 
 logger = logging.getLogger("gateway")
@@ -163,7 +170,7 @@ class Generation:
 class Route:
     """A compiled route: its stack, the rules for its answers, and what it was made from."""
 
-    __slots__ = ("app", "config", "express", "mirrors", "name", "response_rules", "upstreams")
+    __slots__ = ("app", "config", "lane", "mirrors", "name", "response_rules", "upstreams")
 
     def __init__(self, config: RouteConfig) -> None:
         self.config = config
@@ -172,7 +179,8 @@ class Route:
         self.mirrors: list[MirrorHandler] = []
         self.response_rules: tuple[ResponseRule, ...] = ()
         self.app: ASGIApp = _nowhere
-        self.express: ExpressRoute | None = None
+        self.lane: Lane | None = None
+        """The short way; None when all its requests have to pass through ``app``."""
 
 
 class Dispatcher:
@@ -221,51 +229,7 @@ class _Compiler:
         route.upstreams = upstreams
         route.response_rules = tuple(response_rules(config))
         route.app = self._stack(route, config)
-        if self._has_short_way(config, upstreams):
-            route.express = self._express(route, config)
         return route
-
-    def _has_short_way(self, config: RouteConfig, upstreams: tuple[Upstream, ...]) -> bool:
-        """Whether every layer of a route can be decided ahead: none asks who the client is, and none keeps anything."""
-        rules = HeaderRules(**config.request_headers.model_dump())
-        return (
-            config.upstream is not None
-            and config.cors is None
-            and config.mirror is None
-            and config.cache is None
-            and not config.middleware
-            and not self._is_guarded(config)
-            and upstreams[0].settings.sticky is None
-            and rules.names <= {"client_ip", "host", "scheme", "request_id", "route"}
-        )
-
-    def _is_guarded(self, config: RouteConfig) -> bool:
-        return self._guarded(_nowhere, config) is not _nowhere
-
-    def _express(self, route: Route, config: RouteConfig) -> ExpressRoute:
-        assert config.upstream is not None
-        own = self._config.server.request_id_header.lower().encode("ascii")
-        compression = None if config.compress is None else self._compression(_nowhere, config.compress)
-        plain_fields = PlainFields(
-            hidden=_hidden(config),
-            own=frozenset([own]) - {b""},
-            answer_rules=tuple(answer_rules(config, self._config.upstreams[config.upstream])),
-            response_rules=route.response_rules,
-            compression=compression,
-        )
-        retry = config.retry
-        return ExpressRoute(
-            config.name,
-            route.upstreams[0],
-            outbound=self._outbound(config),
-            plain_fields=plain_fields,
-            request_id_name=own,
-            timeout_s=config.timeout,
-            attempt_timeout_s=0.0 if retry is None else retry.attempt_timeout,
-            idle_timeout_s=config.idle_timeout,
-            retried=frozenset() if retry is None else conditions(retry.on),
-            compression=compression,
-        )
 
     def _stack(self, route: Route, config: RouteConfig) -> ASGIApp:
         """The layers of a route, innermost first."""
@@ -273,12 +237,37 @@ class _Compiler:
         if config.decompress_request:
             app = DecompressionMiddleware(app, max_body=config.max_body)
         if config.compress is not None and config.action in ("upstream", "split"):
-            app = self._compression(app, config.compress)
+            compress = config.compress
+            types = COMPRESSIBLE_TYPES if compress.types is None else compress.types
+            app = CompressionMiddleware(
+                app, codings=compress.codings, min_size=compress.min_size, types=types, level=compress.level
+            )
         if config.cache is not None:
             app = self._cache(app, config, config.cache)
+        inner = app
         for middleware in reversed(config.middleware):
             app = _with_middleware(app, config.name, middleware.use, middleware.arguments())
-        return self._guarded(app, config)
+        app = self._guarded(app, config)
+        if app is inner:
+            route.lane = self._lane(route, config, inner)
+        return app
+
+    def _lane(self, route: Route, config: RouteConfig, app: ASGIApp) -> Lane | None:
+        """The short way of a route before whose outermost layer, ``app``, nobody is asked; None when it has none."""
+        request_id_name = self._config.server.request_id_header.lower().encode("ascii")
+        if config.cache is not None:
+            return stored_lane(config, app, route.response_rules, request_id_name)
+        if config.upstream is None:
+            return None
+        return proxied_lane(
+            config,
+            route.upstreams[0],
+            self._config.upstreams[config.upstream],
+            outbound=self._outbound(config),
+            compression=app if isinstance(app, CompressionMiddleware) else None,
+            response_rules=route.response_rules,
+            request_id_name=request_id_name,
+        )
 
     def _guarded(self, app: ASGIApp, config: RouteConfig) -> ASGIApp:
         """The layers that decide who may use a route, and how much, innermost first."""
@@ -314,12 +303,6 @@ class _Compiler:
             )
         return app
 
-    def _compression(self, app: ASGIApp, compress: CompressConfig) -> CompressionMiddleware:
-        types = COMPRESSIBLE_TYPES if compress.types is None else compress.types
-        return CompressionMiddleware(
-            app, codings=compress.codings, min_size=compress.min_size, types=types, level=compress.level
-        )
-
     def _auth(self, app: ASGIApp, name: str, auth: AuthConfig) -> ASGIApp:
         try:
             who = authenticator(auth, fetch=self._runtime.fetch)
@@ -353,6 +336,7 @@ class _Compiler:
             cookies=cache.cookies,
             request_cookie=cache.request_cookie,
             set_cookie=cache.set_cookie,
+            per_client_fields=per_client_fields(config, self._config.server.request_id_header),
             tags_header=cache.tags_header,
             lock_timeout_s=cache.lock_timeout,
             status_header=cache.status_header,
@@ -381,6 +365,7 @@ class _Compiler:
                 share=mirror.share,
                 max_body=mirror.max_body,
                 timeout_s=mirror.timeout,
+                counts=self._runtime.mirrored_on(config.name),
                 rng=self._runtime.rng,
             )
             route.mirrors.append(app)
@@ -409,7 +394,7 @@ class _Compiler:
                 max_body=retry.max_body,
                 backoff_s=retry.backoff,
             ),
-            hidden=_hidden(config),
+            hidden=hidden_names(config),
             answer_rules=tuple(answer_rules(config, self._config.upstreams[name])),
             rng=runtime.rng,
         )
@@ -443,10 +428,6 @@ class _Compiler:
             host_header=config.host_header,
             protected=identity_fields(config.auth, server.tls),
         )
-
-
-def _hidden(config: RouteConfig) -> frozenset[bytes]:
-    return frozenset(name.lower().encode("ascii") for name in config.hide_headers)
 
 
 class ByKind:

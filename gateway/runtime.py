@@ -11,11 +11,13 @@ from pathlib import Path
 from gateway.config.document import Config
 from gateway.config.server import CacheStoreConfig
 from gateway.exchange import Recorder
+from gateway.express.mounted import MountedExpress
 from gateway.middleware.access_log import AccessLog
 from gateway.middleware.cache import Cache
 from gateway.middleware.concurrency import InFlight
 from gateway.middleware.rate_limit_store import CounterStore
 from gateway.proxy.client_watch import ClientWatch
+from gateway.proxy.mirror import MirrorCounts
 from gateway.proxy.websocket import LiveWebSockets
 from gateway.stores.base import CacheStore
 from gateway.stores.memory import MemoryStore
@@ -57,12 +59,15 @@ class Runtime:
         form = config.server.access_log
         self.access_log = None if form == "off" else AccessLog(form)
         self.client_watch: ClientWatch | None = None
+        self.mounted: MountedExpress
+        """The short way under other servers, once it is started."""
         self.upstreams: dict[str, Upstream] = {}
         """Those of the current generation, by name."""
         self.fetch = Fetcher(self.ticker)
         self.in_flight = InFlight()
         """Requests and open WebSockets of all generations."""
         self._in_flight_by_route: dict[str, InFlight] = {}
+        self._mirrored: dict[str, MirrorCounts] = {}
         self._counters: dict[str, CounterStore] = {}
         self._published = 0.0
         self.metrics.add_reader(self._readings)
@@ -70,6 +75,7 @@ class Runtime:
     async def start(self) -> None:
         """Begin what runs on the event loop."""
         self.client_watch = ClientWatch(self.ticker, body_timeout_s=self.config.server.limits.body_timeout)
+        self.mounted = MountedExpress(self.ticker)
         if self.access_log is not None:
             self.access_log.start(self.ticker)
         self.ticker.add(self._sweep)
@@ -89,11 +95,17 @@ class Runtime:
         """The requests on a route, those included that an earlier generation serves."""
         return self._in_flight_by_route.setdefault(route, InFlight())
 
+    def mirrored_on(self, route: str) -> MirrorCounts:
+        """What became of the copies of a route's requests: they go on counting after a reload."""
+        return self._mirrored.setdefault(route, MirrorCounts())
+
     def forget_routes_but(self, names: Container[str]) -> None:
         """Count no longer for routes that are gone and empty."""
         for name, in_flight in list(self._in_flight_by_route.items()):
             if name not in names and not in_flight.count:
                 del self._in_flight_by_route[name]
+        for name in [name for name in self._mirrored if name not in names]:
+            del self._mirrored[name]
 
     def loop_lag(self) -> float:
         """How many seconds late the event loop was when it last came round."""
@@ -133,6 +145,10 @@ class Runtime:
         if isinstance(store, MemoryStore):
             yield Gauge("cache_keys", "Keys in the memory cache.", (), len(store))
             yield Gauge("cache_bytes", "Space that the memory cache takes.", (), store.used_bytes)
+        for name, counts in self._mirrored.items():
+            for result in ("answered", "failed", "skipped"):
+                place = (("route", name), ("result", result))
+                yield Gauge("mirrored", "Copies of requests.", place, getattr(counts, result), is_counter=True)
         for name, upstream in self.upstreams.items():
             labels = (("upstream", name),)
             yield Gauge("upstream_pending", "Requests waiting for a connection.", labels, upstream.pending)

@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner
 
@@ -26,7 +27,10 @@ from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-OWN = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("routing", "embedding", "operations"))]
+OWN = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("routing", "caching", "embedding", "operations")),
+]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 
@@ -117,10 +121,23 @@ def test_the_readme_opens_with_what_it_is_and_the_commands_that_run_and_test_it(
     assert places == sorted(places)
 
 
+@pytest.mark.anyio
+async def test_the_application_of_the_readme_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "routes.toml").write_text('[[routes]]\npath = "/hello"\nrespond = { body = "hello" }\n')
+    monkeypatch.chdir(tmp_path)
+    (text,) = blocks(ROOT / "README.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(text, "README.md", "exec"), names)
+    transport = httpx.ASGITransport(names["app"])
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        assert (await client.get("/api/hello")).text == "hello"
+
+
 def test_operations_names_every_field_of_the_access_log() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     exchange = Exchange("GET", b"/a")
-    exchange.attempts.append(Attempt("http://127.0.0.1:1", 0.0))
+    exchange.decision = "1 of 2 available: http://127.0.0.1:2 ejected"
+    exchange.attempts += [Attempt("http://127.0.0.1:1", 0.0), Attempt("http://127.0.0.1:3", 0.0)]
     from gateway.errors import BadRequest
 
     exchange.error = BadRequest("why")

@@ -44,6 +44,33 @@ def test_questions_about_a_file_load_neither_client_nor_server(command: str) -> 
     assert loaded_by(code, suspects if "routes" in command else [*suspects, "rich"]) == []
 
 
+def test_run_loads_nothing_that_the_table_does_not_use(tmp_path: Path) -> None:
+    # What is loaded shows on standard error, until the signal ends it.
+    table = '[server]\nbind = "127.0.0.1:0"\n[[routes]]\npath = "/*"\nupstream = "http://127.0.0.1:9"\n'
+    (tmp_path / "routes.toml").write_text(table)
+    command = [sys.executable, "-X", "importtime", "-m", "gateway", "run", str(tmp_path / "routes.toml")]
+    loaded = set()
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("import time:"):
+                loaded.add(line.rpartition("|")[2].strip())
+            elif "listening on" in line:
+                process.terminate()
+    assert process.returncode == 0
+    assert {"gateway.app", "httpx", "uvicorn"} <= loaded
+    assert not loaded & {
+        *("rich", "pygments", "cryptography", "tree_sitter", "prometheus_client"),
+        *("redis", "dns", "joserfc", "pwdlib", "argon2", "re2", "h2", "throttled"),
+        *("gateway.stores.redis", "gateway.explain", "gateway.describe", "gateway.config.json_schema"),
+    }
+
+
+def test_run_leaves_the_command_line_of_httpx_to_be_imported() -> None:
+    code = "from gateway.cli import import_httpx; import_httpx(); import sys; assert 'httpx._main' not in sys.modules"
+    assert loaded_by(f"{code}\nimport httpx._main", ["httpx._main"]) == ["httpx._main"]
+
+
 def test_the_names_of_the_package_are_lazy() -> None:
     assert loaded_by("import gateway", ["gateway.app", "gateway.config.load"]) == []
     assert loaded_by("import gateway; gateway.load_config", ["gateway.config.load", "gateway.app"]) == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
 import sys
 from collections.abc import Sequence
@@ -302,9 +303,9 @@ def test_conditions(when: dict[str, Any], headers: Fields, query: bytes, holds: 
     ("pattern", "target", "params"),
     [
         ("/users/{id}/orders", b"//users/a%2Fb%20c/orders", {"id": b"a%2Fb%20c"}),
-        ("/{a}/{b}/{rest*}", b"/1//2///3//4/?q=1", {"a": b"1", "b": b"2", "rest": b"3//4/"}),
+        ("/{a}/{b}/{rest*}", b"/1//2///3//4/?q=1", {"a": b"1", "b": b"2", "rest": b"//3//4/"}),
         ("/files/{rest*}", b"/files", {"rest": b""}),
-        ("/{rest*}", b"//host/x", {"rest": b"host/x"}),
+        ("/{rest*}", b"//host/x", {"rest": b"/host/x"}),
         ("/{id}/", b"/a;v=1/", {"id": b"a;v=1"}),
         ("/a/*", b"/a/b", {}),
     ],
@@ -589,6 +590,8 @@ def _calls(table: RouteTable, target: bytes, host: str = HOST) -> int:
         nonlocal count
         count += event in ("call", "c_call")
 
+    # Collecting garbage calls whoever has asked to hear of it, in the middle of a match.
+    gc.disable()
     sys.setprofile(profile)
     try:
         table.match("GET", host, path, scope, CLIENT)
@@ -596,6 +599,7 @@ def _calls(table: RouteTable, target: bytes, host: str = HOST) -> int:
         pass
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count
 
 

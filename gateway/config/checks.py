@@ -32,18 +32,18 @@ def check(draft: Draft, entries: tuple[Entry, ...], report: Report) -> None:
         if first is not entry:
             report.error(entry.where("name"), f"another route has the name {quoted(entry.route.name)} already")
     _check_server(draft.server, names, report)
-    if draft.admin is not None:
+    if draft.admin is not None and ("admin", "token") not in draft.broken:
         _check_admin(draft.admin, report)
     _check_store(draft.cache.store, ("cache", "store"), report)
     for name, upstream in draft.upstreams.items():
         if upstream is not None:
-            _check_upstream(upstream, ("upstreams", name), report)
+            _check_upstream(upstream, ("upstreams", name), draft.broken, report)
     conditions = Conditions(report)
     for entry in entries:
         path_names = conditions.check(entry)
         _check_action(entry, draft.upstreams.keys(), report)
         _check_templates(entry, path_names, report)
-        _check_access(entry, report)
+        _check_access(entry, draft.broken, report)
     _warn_of_workers(draft, entries, report)
 
 
@@ -68,13 +68,13 @@ def _check_store(store: str, path: KeyPath, report: Report) -> None:
         report.error(path, missing)
 
 
-def _check_upstream(upstream: UpstreamConfig, path: KeyPath, report: Report) -> None:
+def _check_upstream(upstream: UpstreamConfig, path: KeyPath, broken: Collection[KeyPath], report: Report) -> None:
     seen = set()
     for index, endpoint in enumerate(upstream.endpoints):
         if endpoint.url in seen:
             report.error((*path, "endpoints", index), f"{quoted(endpoint.url)} stands here twice")
         seen.add(endpoint.url)
-    if upstream.balance != "hash" and upstream.hash_on != "client-ip":
+    if upstream.balance != "hash" and upstream.hash_on != "client-ip" and (*path, "balance") not in broken:
         report.error((*path, "hash_on"), 'has no effect without balance = "hash"')
     if upstream.http2 and (missing := missing_extra("http2")):
         report.error((*path, "http2"), missing)
@@ -135,13 +135,14 @@ def _check_templates(entry: Entry, names: PathNames, report: Report) -> None:
                 report.error(entry.where("request_headers", kind, name), complaint + (whose if inherited else ""))
 
 
-def _check_access(entry: Entry, report: Report) -> None:
+def _check_access(entry: Entry, broken: Collection[KeyPath], report: Report) -> None:
     route = entry.route
     if route.auth is not None:
         _check_auth(route.auth, entry.where("auth"), report)
     if route.rate_limit is not None:
         _check_store(route.rate_limit.store, entry.where("rate_limit", "store"), report)
-        if route.rate_limit.key == "user" and route.auth is None and "auth" not in entry.broken:
+        is_auth_broken = "auth" in entry.broken or ("defaults", "auth") in broken
+        if route.rate_limit.key == "user" and route.auth is None and not is_auth_broken:
             whose = f" on the route {quoted(route.name)}" if "rate_limit" in entry.inherited else ""
             report.error(entry.where("rate_limit", "key"), f'"user" needs auth{whose}')
 

@@ -76,7 +76,8 @@ class Conditions:
         route = entry.route
         when = route.when
         headers = frozenset((name.lower(), condition) for name, condition in when.header.items())
-        further = (frozenset(route.methods), headers, when.query, when.cookie, frozenset(when.client), route.priority)
+        methods = frozenset(route.methods).union(["HEAD"] if "GET" in route.methods else [])
+        further = (methods, headers, when.query, when.cookie, frozenset(when.client), route.priority)
         for host in hosts:
             for path in paths:
                 other = self._claimed.setdefault((host, path, *further), entry)

@@ -55,6 +55,8 @@ class Draft:
     """None: the name is known, but the table is wrong."""
     defaults: Policies
     entries: tuple[Entry, ...]
+    broken: frozenset[KeyPath] = frozenset()
+    """Keys outside of routes that were left out, for they are wrong."""
 
     def tables(self) -> dict[str, Any]:
         """By the top-level keys of the file; a route that is wrong is None."""
@@ -78,21 +80,26 @@ def draft(data: Mapping[str, Any], report: Report, folder: Path) -> Draft:
             report.error((key,), "unknown key" + suggestion(str(key), Document.model_fields), "key")
     server, _ = validate(ServerConfig, data.get("server", {}), ("server",), report, folder)
     admin = None
+    broken: set[KeyPath] = set()
     if "admin" in data:
-        admin, _ = validate(AdminConfig, data["admin"], ("admin",), report, folder)
+        admin, wrong = validate(AdminConfig, data["admin"], ("admin",), report, folder)
+        broken.update(("admin", key) for key in wrong)
     cache, _ = validate(CacheStoreConfig, data.get("cache", {}), ("cache",), report, folder)
-    defaults, _ = validate(Policies, data.get("defaults", {}), ("defaults",), report, folder)
+    defaults, wrong = validate(Policies, data.get("defaults", {}), ("defaults",), report, folder)
+    broken.update(("defaults", key) for key in wrong)
+    upstreams = _upstreams(data.get("upstreams", {}), broken, report, folder)
     return Draft(
         server=server or ServerConfig(),
         admin=admin,
         cache=cache or CacheStoreConfig(),
-        upstreams=_upstreams(data.get("upstreams", {}), report, folder),
+        upstreams=upstreams,
         defaults=_with_users(defaults or Policies(), ("defaults",), report),
         entries=_entries(data.get("routes", ()), report, folder),
+        broken=frozenset(broken),
     )
 
 
-def _upstreams(data: Any, report: Report, folder: Path) -> dict[str, UpstreamConfig | None]:
+def _upstreams(data: Any, broken: set[KeyPath], report: Report, folder: Path) -> dict[str, UpstreamConfig | None]:
     if not isinstance(data, dict):
         report.error(("upstreams",), f"must be a table, not {kind_of(data)}")
         return {}
@@ -101,7 +108,8 @@ def _upstreams(data: Any, report: Report, folder: Path) -> dict[str, UpstreamCon
         path = ("upstreams", name)
         if not _UPSTREAM_NAME.fullmatch(str(name)):
             report.error(path, "a name has letters, digits, -, _ and . only", "key")
-        upstreams[name], _ = validate(UpstreamConfig, table, path, report, folder)
+        upstreams[name], wrong = validate(UpstreamConfig, table, path, report, folder)
+        broken.update((*path, key) for key in wrong)
     return upstreams
 
 

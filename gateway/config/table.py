@@ -8,10 +8,19 @@ from collections.abc import Callable
 from types import UnionType
 from typing import Annotated, Any, NoReturn, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.config.environ import EnvironmentString
+from gateway.config.problems import suggestion
 
 JsonSchema = dict[str, Any]
 K = TypeVar("K")
@@ -152,7 +161,8 @@ class WordOrTable:
         if isinstance(value, dict | BaseModel):
             return validate(value)
         words = ", ".join(f'"{word}"' for word in self.words)
-        raise ValueError(f"must be {words} or a table")
+        near = suggestion(value, self.words) if isinstance(value, str) else ""
+        raise ValueError(f"must be {words} or a table{near}")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         model = next(member for member in get_args(source) if isinstance(member, type))
@@ -226,10 +236,17 @@ def _as_float(value: Any) -> Any:
     return value
 
 
+def _fit(value: int) -> int:
+    # TOML's own range: the parser of Python takes any number.
+    if not -(2**63) <= value < 2**63:
+        raise ValueError("must fit into 64 bits")
+    return value
+
+
 int_from_environment = BeforeValidator(_as_int)
 
 Flag = Annotated[bool, BeforeValidator(_as_bool)]
-Integer = Annotated[int, int_from_environment]
+Integer = Annotated[int, AfterValidator(_fit), int_from_environment]
 Count = Annotated[int, Field(ge=0), int_from_environment]
 PositiveCount = Annotated[int, Field(ge=1), int_from_environment]
 Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_as_float)]

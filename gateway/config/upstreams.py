@@ -126,9 +126,9 @@ class OutlierConfig(Table):
     """Passive health: endpoints that fail real requests are ejected for a while."""
 
     failures: PositiveCount = 5
-    """Failures within the interval that eject an endpoint."""
+    """Failures in a row that eject an endpoint."""
     interval: PositiveDuration = 10.0
-    """Window in which failures are counted."""
+    """After this long without a failure the count begins anew, as it does after a success."""
     ejection: PositiveDuration = 10.0
     """First ejection; each further one is longer."""
     max_ejection: PositiveDuration = 300.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ _WANTED = {
 
 
 def validate(table: type[T], data: Any, path: KeyPath, report: Report, folder: Path) -> tuple[T | None, frozenset[str]]:
-    """The model made of what is valid, and the keys that had to be left out.
+    """The model made of what is valid, and the keys of which something had to be left out.
 
     The model is None where a key that it needs is missing or wrong. Every error is in ``report``. Paths of files are
     relative to ``folder``.
@@ -45,10 +46,23 @@ def validate(table: type[T], data: Any, path: KeyPath, report: Report, folder: P
     broken = frozenset(str(error["loc"][0]) for error in errors if error["loc"])
     for error in errors:
         _report(error, table, data, path, report)
-    try:
-        return table.model_validate({key: data[key] for key in data.keys() - broken}, context=context), broken
-    except ValidationError:
-        return None, broken
+    # As little as possible is left out, so that what else is wrong is found at once and not after the first repair.
+    for rest in (_without(data, [error["loc"] for error in errors]), {k: data[k] for k in data.keys() - broken}):
+        with contextlib.suppress(ValidationError):
+            return table.model_validate(rest, context=context), broken
+    return None, broken
+
+
+def _without(data: Mapping[str, Any], locations: list[KeyPath]) -> dict[str, Any]:
+    """A copy without what stands at ``locations``; a list goes as a whole, and so does a table that lacks something."""
+    kept = {}
+    for key, value in data.items():
+        below = [location[1:] for location in locations if location[:1] == (key,)]
+        if not below:
+            kept[key] = value
+        elif isinstance(value, Mapping) and all(location and location[0] in value for location in below):
+            kept[key] = _without(value, below)
+    return kept
 
 
 def _report(error: ErrorDetails, table: type[Table], data: Any, path: KeyPath, report: Report) -> None:

@@ -17,6 +17,10 @@ QuerySetting = str | Mapping[str, object]
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
+_FORWARDED_URL_FIELDS = frozenset(
+    b"x-forwarded-" + name for name in (b"host", b"port", b"prefix", b"proto", b"scheme", b"server", b"ssl")
+)
+_FORWARDED_NODE = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t]*\b(?:for|by)=(?:"(?:[^"\\]|\\.)*"|[^";,]*);?', re.IGNORECASE)
 _NEEDS_ESCAPE = re.compile(rb"[^!-~]")
 
 
@@ -70,6 +74,21 @@ class KeyPolicy:
         for name, value in zip(names, extras, strict=True):
             parts.append(f"{name}={value.decode('latin-1')!r}" if value is not None else f"{name} absent")
         return " ".join(parts)
+
+
+def forwarded_parts(request: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
+    """What proxies say of the URL that the client asked for, but not for whom: applications build links from it."""
+    parts = []
+    for name, value in request:
+        if name in _FORWARDED_URL_FIELDS:
+            parts.append(b"%b:%b" % (name, value))
+        elif name == b"forwarded":
+            parts.append(b"%b:%b" % (name, _FORWARDED_NODE.sub(_quoted_alone, value)))
+    return tuple(parts)
+
+
+def _quoted_alone(match: re.Match[bytes]) -> bytes:
+    return match[1] or b""
 
 
 def query_filter(setting: QuerySetting) -> Callable[[bytes], bytes] | None:

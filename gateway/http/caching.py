@@ -52,6 +52,9 @@ HEURISTIC_LIMIT_S = 86400.0
 KEEP_FOR_VALIDATION_S = 3600.0
 """How long an answer that can be validated is kept past its last use without validation."""
 
+KEEP_FOR_CLIENTS_S = 3600.0
+"""How long at most one that cannot be is kept stale, but no longer than it was fresh, for clients that take it so."""
+
 STALE_IF_ERROR_STATUSES = frozenset([500, 502, 503, 504])
 SAFE_METHODS = frozenset(["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"])
 
@@ -74,6 +77,9 @@ class StoragePolicy:
     stale_while_revalidate_s: float = 0.0
     stale_if_error_s: float = 0.0
     store_set_cookie: bool = False
+    per_client_fields: frozenset[bytes] = frozenset()
+    """Request fields that the upstream gets with a value made for each client: no later request shows whether it
+    would select an answer that depends on one."""
 
 
 DEFAULT_POLICY = StoragePolicy()
@@ -148,6 +154,8 @@ def judge(
     reason = _refusal(status, fields, directives, authorized=authorized, no_store=no_store, policy=policy)
     if not reason and names is None:
         reason = "vary *"
+    if not reason and names and not policy.per_client_fields.isdisjoint(names):
+        reason = "vary " + min(policy.per_client_fields.intersection(names)).decode("ascii")
     # As of when it was asked for: those who asked meanwhile may share it, even if it arrives too late to be stored.
     if not reason and freshness.keep_until <= requested_at:
         reason = "no freshness and no validator"
@@ -213,18 +221,21 @@ def _freshness(
     error_s = _window_s(directives.stale_if_error_s, policy.stale_if_error_s, policy)
     if not may_be_stale:
         behind_s = error_s = 0.0
+    clients_may_take_stale = may_be_stale and directives.s_maxage_s is None
     keep_until = birth + lifetime_s + max(behind_s, error_s)
     if has_validator(fields):
         keep_until = max(keep_until, received_at) + KEEP_FOR_VALIDATION_S
     elif directives.no_cache:
         keep_until = received_at
+    elif clients_may_take_stale and keep_until > received_at:
+        keep_until = max(keep_until, birth + lifetime_s + min(lifetime_s, KEEP_FOR_CLIENTS_S))
     return Freshness(
         birth=birth,
         fresh_until=-math.inf if directives.no_cache else birth + lifetime_s,
         stale_while_revalidate_s=behind_s,
         stale_if_error_s=error_s,
         may_be_stale=may_be_stale,
-        clients_may_take_stale=may_be_stale and directives.s_maxage_s is None,
+        clients_may_take_stale=clients_may_take_stale,
         for_authorized=_allows_authorized(directives),
         immutable=directives.immutable,
         keep_until=keep_until,
@@ -310,6 +321,11 @@ def reuse(freshness: Freshness, asked: RequestDirectives, now: float) -> Reuse:
     if freshness.may_be_stale and staleness_s < freshness.stale_while_revalidate_s:
         return "behind"
     return "validate"
+
+
+def may_serve_fetch(fields: Fields, freshness: Freshness, asked: RequestDirectives, now: float) -> bool:
+    """Whether fetching can make use of a stored answer: to ask if it still holds, or in place of an error."""
+    return has_validator(fields) or may_answer_error(freshness, asked, now)
 
 
 def may_answer_error(freshness: Freshness, asked: RequestDirectives, now: float) -> bool:

@@ -31,6 +31,16 @@ DECODABLE = ("zstd", "br", "gzip", "deflate")
 # RFC 9659: a decoder need not take a larger window over HTTP.
 _ZSTD_WINDOW_LOG = 23
 
+# An encoder clears its tables for each body. Made for the largest, those of zstd are 48 MiB at the highest level and
+# take 30 ms, and those of brotli grow to 25 MiB, for 1 KiB of JSON or a stream of events as well; both go by the length.
+# A body of unknown length gets what one of this length would.
+_STREAM_BYTES = 128 * 1024
+_ZSTD_ENCODER_WINDOW_LOGS = range(10, 21)
+_ZSTD_MAX_TABLE_LOGS: dict[Level, tuple[int, int]] = {"fast": (17, 16), "balanced": (19, 19), "best": (19, 19)}
+# Up to 16 brotli keeps to tables of 1 MiB, and finds as much in bodies of this length.
+_BROTLI_SMALL_WINDOW_LOG, _BROTLI_WINDOW_LOG = 16, 20
+_BROTLI_SMALL_BYTES = 512 * 1024
+
 _ZSTD_LEVELS: dict[Level, int] = {"fast": 3, "balanced": 9, "best": 17}
 _BROTLI_LEVELS: dict[Level, int] = {"fast": 3, "balanced": 5, "best": 9}
 _GZIP_LEVELS: dict[Level, int] = {"fast": 1, "balanced": 5, "best": 9}
@@ -80,7 +90,7 @@ class DecodingError(ValueError):
 
 
 class _ZlibEncoder:
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: Level, length: int) -> None:
         if _isal_zlib is not None and level in _ISAL_LEVELS:
             self._coder = _isal_zlib.compressobj(_ISAL_LEVELS[level], _isal_zlib.DEFLATED, 31)
             self._sync = _isal_zlib.Z_SYNC_FLUSH
@@ -99,8 +109,9 @@ class _ZlibEncoder:
 
 
 class _BrotliEncoder:
-    def __init__(self, level: Level) -> None:
-        self._coder = brotli.Compressor(quality=_BROTLI_LEVELS[level], lgwin=20)
+    def __init__(self, level: Level, length: int) -> None:
+        window_log = _BROTLI_SMALL_WINDOW_LOG if length <= _BROTLI_SMALL_BYTES else _BROTLI_WINDOW_LOG
+        self._coder = brotli.Compressor(quality=_BROTLI_LEVELS[level], lgwin=window_log)
 
     def encode(self, data: bytes) -> bytes:
         return bytes(self._coder.process(data))
@@ -113,10 +124,15 @@ class _BrotliEncoder:
 
 
 class _ZstdEncoder:
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: Level, length: int) -> None:
+        logs = _ZSTD_ENCODER_WINDOW_LOGS
+        window_log = min(max((length - 1).bit_length(), logs[0]), logs[-1])
+        max_hash_log, max_chain_log = _ZSTD_MAX_TABLE_LOGS[level]
         options: dict[int, int] = {
             zstd.CompressionParameter.compression_level: _ZSTD_LEVELS[level],
-            zstd.CompressionParameter.window_log: 20 if level == "fast" else _ZSTD_WINDOW_LOG,
+            zstd.CompressionParameter.window_log: window_log,
+            zstd.CompressionParameter.hash_log: min(window_log + 1, max_hash_log),
+            zstd.CompressionParameter.chain_log: min(window_log + 1, max_chain_log),
         }
         self._coder = zstd.ZstdCompressor(options=options)
 
@@ -233,7 +249,11 @@ class _ZstdDecoder:
         return self._started and self._coder.eof and not self._rest
 
 
-_ENCODERS: dict[str, Callable[[Level], Encoder]] = {"zstd": _ZstdEncoder, "br": _BrotliEncoder, "gzip": _ZlibEncoder}
+_ENCODERS: dict[str, Callable[[Level, int], Encoder]] = {
+    "zstd": _ZstdEncoder,
+    "br": _BrotliEncoder,
+    "gzip": _ZlibEncoder,
+}
 _DECODERS: dict[str, Callable[[], Decoder]] = {
     "zstd": _ZstdDecoder,
     "br": _BrotliDecoder,
@@ -242,9 +262,9 @@ _DECODERS: dict[str, Callable[[], Decoder]] = {
 }
 
 
-def make_encoder(coding: str, level: Level = "fast") -> Encoder:
-    """An encoder for ``coding``, one of ``CODINGS``."""
-    return _ENCODERS[coding](level)
+def make_encoder(coding: str, level: Level = "fast", length: int | None = None) -> Encoder:
+    """An encoder for ``coding``, one of ``CODINGS``; about ``length`` bytes are to come, None where nobody knows."""
+    return _ENCODERS[coding](level, _STREAM_BYTES if length is None else length)
 
 
 def make_decoder(coding: str) -> Decoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from calendar import timegm
+from calendar import isleap, timegm
 from functools import lru_cache
 from time import gmtime
 
@@ -15,16 +15,18 @@ _DAYS_IN_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _TIME = rb"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
 _MONTH = rb"(?P<month>" + b"|".join(_MONTHS) + rb")"
 _DAY_NAME = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
-_FORMS = (
-    re.compile(_DAY_NAME + rb", (?P<day>[0-9]{2}) " + _MONTH + rb" (?P<year>[0-9]{4}) " + _TIME + rb" GMT"),
-    re.compile(
+# Caches are to read them without regard to case, RFC 9111 section 4.2.
+_FORMS = tuple(
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        _DAY_NAME + rb", (?P<day>[0-9]{2}) " + _MONTH + rb" (?P<year>[0-9]{4}) " + _TIME + rb" GMT",
         rb"(?:Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday), (?P<day>[0-9]{2})-"
         + _MONTH
         + rb"-(?P<year>[0-9]{2}) "
         + _TIME
-        + rb" GMT"
-    ),
-    re.compile(_DAY_NAME + rb" " + _MONTH + rb" (?P<day>[0-9]{2}| [0-9]) " + _TIME + rb" (?P<year>[0-9]{4})"),
+        + rb" GMT",
+        _DAY_NAME + rb" " + _MONTH + rb" (?P<day>[0-9]{2}| [0-9]) " + _TIME + rb" (?P<year>[0-9]{4})",
+    )
 )
 
 _YEAR_S = 31556952  # The mean Gregorian year.
@@ -69,14 +71,17 @@ def _parse(value: bytes, this_year: int) -> float | None:
             break
     else:
         return None
-    month, day, year = _MONTH_NUMBERS[match["month"]], int(match["day"]), int(match["year"])
+    month, day, year = _MONTH_NUMBERS[match["month"].title()], int(match["day"]), int(match["year"])
     hour, minute, second = int(match["hour"]), int(match["minute"]), int(match["second"])
-    if not 1 <= day <= _DAYS_IN_MONTH[month - 1] or hour > 23 or minute > 59 or second > 60:
-        return None
     if len(match["year"]) == 2:
         year += this_year - this_year % 100
         if year > this_year + 50:
             year -= 100
+    # There is no year 0.
+    if not year or not 1 <= day <= _DAYS_IN_MONTH[month - 1] or (month == 2 and day == 29 and not isleap(year)):
+        return None
+    if hour > 23 or minute > 59 or second > 60:
+        return None
     return float(timegm((year, month, day, hour, minute, second)))
 
 

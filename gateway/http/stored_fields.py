@@ -24,9 +24,9 @@ _NEVER_STORED = frozenset(
         b"age",
     ]
 )
-# Fields that describe the stored bytes: a 304 is about them, and what it says of its own empty body is not.
+# Fields that describe the stored bytes, which may have been coded on the way: what a 304 says of others does not hold.
 _NOT_UPDATED = _NEVER_STORED | frozenset(
-    [b"content-length", b"content-encoding", b"content-type", b"content-range", b"content-digest", b"content-md5"]
+    [b"content-length", b"content-encoding", b"content-range", b"content-digest", b"content-md5"]
 )
 
 

@@ -46,11 +46,8 @@ class RequestPath:
         return tuple([part for part in self.raw.split(b"/") if part]) if self.segments else ()
 
     def tail(self, count: int) -> bytes:
-        """The client's bytes after the first ``count`` segments.
-
-        They begin with a segment, never with a slash: a redirect to ``/{rest}`` must not become ``//host``.
-        """
-        return strip_segments(self.raw, count).lstrip(b"/") if count < len(self.segments) else b""
+        """The client's bytes after the first ``count`` segments and the slash that ends them."""
+        return strip_segments(self.raw, count)[1:]
 
     @property
     def decoded(self) -> str:
@@ -123,6 +120,27 @@ class Template:
     def render(self, names: Mapping[str, bytes]) -> bytes:
         """The text with the bytes of ``names``; one that is missing counts as empty."""
         return b"".join([piece if isinstance(piece, bytes) else names.get(piece, b"") for piece in self._pieces])
+
+
+class RedirectTarget:
+    """Where a redirect leads: ``to`` may use {host}, {scheme} and the names of the path.
+
+    The query goes along, unless ``to`` has one of its own.
+    """
+
+    __slots__ = ("_keeps_query", "_template")
+
+    def __init__(self, to: str) -> None:
+        self._template = Template(to)
+        self._keeps_query = "?" not in to
+
+    def location(self, params: Mapping[str, bytes], host: bytes, scheme: str, query: bytes) -> bytes:
+        """The value of Location."""
+        # A tail may begin with slashes: a redirect to /{rest} must not become one to //host.
+        names = {name: value.lstrip(b"/") for name, value in params.items()}
+        names |= {"host": host, "scheme": scheme.encode("ascii")}
+        location = self._template.render(names)
+        return b"%b?%b" % (location, query) if self._keeps_query and query else location
 
 
 class TargetRewrite:

@@ -75,10 +75,8 @@ def normal_value(name: bytes, request: Sequence[tuple[bytes, bytes]], *, exact: 
     if not values:
         return None
     value = values[0] if len(values) == 1 else (b"; " if name == b"cookie" else b", ").join(values)
-    normalise = None if exact else _NORMAL_FORMS.get(name)
-    if normalise is not None:
-        return normalise(value)
-    return value.strip(b" \t")
+    normalise = None if exact else _NORMAL_FORMS.get(name, _list)
+    return value.strip(b" \t") if normalise is None else normalise(value)
 
 
 def _needs_exact(answer: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -86,7 +84,8 @@ def _needs_exact(answer: Sequence[tuple[bytes, bytes]]) -> bool:
 
 
 def _list(value: bytes) -> bytes:
-    if b'"' in value:
+    """Any field may be a list, whose members blanks around the commas do not change, RFC 9110 section 5.6.1."""
+    if b"," not in value or b'"' in value:
         return value.strip(b" \t")  # A comma in quotes divides nothing.
     return _COMMA.sub(b",", value).strip(b" \t,")
 
@@ -118,9 +117,10 @@ def _order_codings(value: bytes) -> bytes:
 
 _codings_cached = lru_cache(maxsize=1024)(_order_codings)
 
-_NORMAL_FORMS: dict[bytes, Callable[[bytes], bytes]] = {
-    b"accept": _list,
+_NORMAL_FORMS: dict[bytes, Callable[[bytes], bytes] | None] = {
     b"accept-charset": _case_free_list,
     b"accept-encoding": _codings,
     b"accept-language": _case_free_list,
+    b"authorization": None,
+    b"cookie": None,
 }

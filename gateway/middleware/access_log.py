@@ -20,7 +20,7 @@ from typing import Literal, TextIO
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import GatewayError, InternalError
-from gateway.exchange import Exchange, exchange_of
+from gateway.exchange import Attempt, Exchange, exchange_of
 from gateway.http.fields import get_first
 from gateway.http.forwarded import public_scheme
 from gateway.ticker import Ticker
@@ -28,7 +28,6 @@ from gateway.ticker import Ticker
 Form = Literal["text", "json"]
 
 BATCH_LINES = 64
-BATCH_S = 1.0
 
 logger = logging.getLogger("gateway")
 
@@ -65,6 +64,8 @@ def text_line(exchange: Exchange) -> str:
         f"upstream={_word(exchange.upstream)} {way} "
         f"cache={exchange.cache or '-'} id={request_id or '-'} user={user or '-'} {exchange.outcome}"
         f"{'' if error is None else _error_words(error)}"
+        f"{_tries_words(attempts) if _went_wrong(attempts) else ''}"
+        f"{_pair('decision', exchange.decision) if exchange.decision else ''}"
     )
 
 
@@ -86,7 +87,9 @@ def json_line(exchange: Exchange) -> str:
         f'"duration_ms":{(exchange.finished - exchange.started) * 1000:.3f},"route":{quote(exchange.route)},'
         f'"upstream":{quote(exchange.upstream)}{way},"cache":{quote(exchange.cache)},'
         f'"request_id":{quote(exchange.request_id)},"user":{quote(exchange.user)},"outcome":"{exchange.outcome}"'
-        f"{'' if error is None else _error_members(error)}}}"
+        f"{'' if error is None else _error_members(error)}"
+        f"{_tries_member(attempts) if _went_wrong(attempts) else ''}"
+        f"{_decision_member(exchange.decision) if exchange.decision else ''}}}"
     )
     # The one control character that JSON allows unescaped in a string.
     return line.replace("\x7f", "\\u007f") if "\x7f" in line else line
@@ -121,8 +124,44 @@ def _reason(error: GatewayError) -> str:
 
 def _error_words(error: GatewayError) -> str:
     name, reason = error_name(type(error).__name__), _reason(error)
-    words = " ".join(escaped(word) for word in reason.split(" "))
-    return f' error={name} reason="{words}"' if words else f" error={name}"
+    return f" error={name}" + (_pair("reason", reason) if reason else "")
+
+
+def _pair(name: str, text: str) -> str:
+    """A pair whose value has spaces."""
+    return f' {name}="{" ".join(escaped(word) for word in text.split(" "))}"'
+
+
+def _went_wrong(attempts: list[Attempt]) -> bool:
+    """Whether ``attempts`` have more to tell than the last one's endpoint and time."""
+    return len(attempts) > 1 or (len(attempts) == 1 and attempts[0].failed_s is not None)
+
+
+def _tries_words(attempts: list[Attempt]) -> str:
+    tries = (f"{attempt.endpoint} {_outcome_of(attempt)} {_seconds_of(attempt) * 1000:.1f}ms" for attempt in attempts)
+    return _pair("tries", ", ".join(tries))
+
+
+def _tries_member(attempts: list[Attempt]) -> str:
+    tries = (
+        f'{{"endpoint":{encode_basestring_ascii(attempt.endpoint)},"outcome":"{_outcome_of(attempt)}",'
+        f'"ms":{_seconds_of(attempt) * 1000:.3f}}}'
+        for attempt in attempts
+    )
+    return f',"tries":[{",".join(tries)}]'
+
+
+def _decision_member(decision: str) -> str:
+    return f',"decision":{encode_basestring_ascii(decision)}'
+
+
+def _outcome_of(attempt: Attempt) -> str:
+    """The status of an answer, the name of a failure, or ``ended`` for one that was given up with its exchange."""
+    return str(attempt.status) if attempt.status is not None else error_name(attempt.outcome or "Ended")
+
+
+def _seconds_of(attempt: Attempt) -> float:
+    return attempt.head_s if attempt.head_s is not None else attempt.failed_s or 0.0
 
 
 def _error_members(error: GatewayError) -> str:
@@ -145,8 +184,8 @@ def _time(wall_time: float) -> str:
 class AccessLog:
     """Writes a line for every exchange that it is given to ``stream``, by default standard output.
 
-    Lines go out ``batch`` at a time, within about a second once ``start`` was called, and at the end
-    of the process. A stream that cannot be written to costs its lines and no request; ``lost`` counts them.
+    Lines go out ``batch`` at a time, at every tick once ``start`` was called, and at the end of the process. A stream
+    that cannot be written to costs its lines and no request; ``lost`` counts them.
     """
 
     def __init__(self, form: Form = "text", stream: TextIO | None = None, *, batch: int = BATCH_LINES) -> None:
@@ -154,7 +193,6 @@ class AccessLog:
         self._stream = stream if stream is not None else sys.stdout
         self._batch = batch
         self._lines: list[str] = []
-        self._flushed = 0.0
         self._stop: Callable[[], None] | None = None
         self.lost = 0
         if batch > 1:
@@ -196,9 +234,7 @@ class AccessLog:
         atexit.unregister(self.flush)
 
     def _sweep(self, now: float) -> None:
-        if now - self._flushed >= BATCH_S:
-            self._flushed = now
-            self.flush()
+        self.flush()
 
 
 class AccessLogMiddleware:

@@ -87,10 +87,14 @@ class Admission:
     def admit(self, scope: Scope) -> Admitted:
         """What ``__call__`` finds out that depends on nothing but connection and header section; raises as it does."""
         headers: Fields = scope["headers"]
+        if SERVER_TARGET not in (scope.get("extensions") or ()):
+            self._check_limits(b"", headers)
         identity = self._identify(scope)
         host, public_host = self._judge(headers)
         request_id = request_id_of(headers, self._request_id_header) if identity.trusted else ""
-        return Admitted(identity, host, public_host, request_id, self._admitted_fields(scope, identity.trusted))
+        fields = self._admitted_fields(scope, identity.trusted)
+        has_certificate = bool(_certificate_subject(scope))
+        return Admitted(identity, host, public_host, request_id, fields, has_certificate=has_certificate)
 
     def new_request_id(self) -> str:
         """An id that no other request has."""

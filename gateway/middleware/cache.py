@@ -24,12 +24,12 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import ClientLeft
+from gateway.errors import ClientLeft, GatewayError
 from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange
-from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting
+from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting, forwarded_parts
 from gateway.http.cache_status import Forward
-from gateway.http.caching import StoragePolicy, reuse
-from gateway.http.fields import get_joined
+from gateway.http.caching import StoragePolicy, may_serve_fetch, reuse
+from gateway.http.fields import Fields, get_joined
 from gateway.http.location import mount_prefix
 from gateway.http.vary import Selectors, selectors_of, selects
 from gateway.middleware.cache_answer import holds_already, send_entry, send_head_only
@@ -46,7 +46,11 @@ __all__ = ["Cache", "CacheMiddleware"]
 
 def _is_identified(scope: Scope) -> bool:
     exchange: Exchange | None = scope.get(SCOPE_KEY)
-    return exchange is not None and bool(exchange.user)
+    if exchange is not None and exchange.user:
+        return True
+    # Whoever showed a certificate may have been told by it to the application.
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    return bool(tls.get("client_cert_name"))
 
 
 class CacheMiddleware:
@@ -56,9 +60,11 @@ class CacheMiddleware:
     own. ``namespace`` keeps apart what different routes answer under one URL. ``ttl_s`` is the freshness of answers
     that state none, with ``override`` of all. ``vary``, ``query`` and ``cookies`` choose what enters the key.
     ``request_cookie="ignore"`` lets requests with other cookies use the store too; ``set_cookie="store"`` keeps answers
-    that set cookies. ``tags_header`` names the field of answers that lists tags to purge by. ``lock_timeout_s`` is the
-    longest wait for another request that fetches the same. ``status_key`` adds the key to Cache-Status.
-    ``identified`` says whether somebody knows who sent a request: it then counts as one with Authorization.
+    that set cookies. ``per_client_fields`` are request fields that the application gets with a value made for each
+    client: what depends on one is not stored. ``tags_header`` names the field of answers that lists tags to purge by.
+    ``lock_timeout_s`` is the longest wait for another request that fetches the same. ``status_key`` adds the key to
+    Cache-Status. ``identified`` says whether somebody knows who sent a request: it then counts as one with
+    Authorization.
     ``clock`` gives seconds since the epoch.
     """
 
@@ -78,6 +84,7 @@ class CacheMiddleware:
         cookies: Sequence[str] = (),
         request_cookie: Literal["pass", "ignore"] = "pass",
         set_cookie: Literal["pass", "store"] = "pass",
+        per_client_fields: Sequence[str] = (),
         tags_header: str = "Surrogate-Key",
         lock_timeout_s: float = 5.0,
         status_header: bool = True,
@@ -94,7 +101,14 @@ class CacheMiddleware:
         self.clock = clock
         self.keys = KeyPolicy(namespace, query=query, cookies=cookies, vary=vary)
         self.identified = identified
-        policy = StoragePolicy(ttl_s, override, stale_while_revalidate_s, stale_if_error_s, set_cookie == "store")
+        policy = StoragePolicy(
+            ttl_s=ttl_s,
+            override=override,
+            stale_while_revalidate_s=stale_while_revalidate_s,
+            stale_if_error_s=stale_if_error_s,
+            store_set_cookie=set_cookie == "store",
+            per_client_fields=frozenset(name.lower().encode("latin-1") for name in per_client_fields),
+        )
         self._report = report = Report(cache_name, enabled=status_header, with_key=status_key)
         limit = self.cache.store.max_object_bytes
         plan = FlightPlan(
@@ -122,30 +136,26 @@ class CacheMiddleware:
             return
         method = scope["method"]
         if method != "GET" and method != "HEAD":
-            await self._past.send_other_method(scope, receive, send)
+            try:
+                await self._past.send_other_method(scope, receive, send)
+            except GatewayError:
+                self._report.note_failure(scope.get(SCOPE_KEY))
+                raise
             return
         key, now = self._key(scope), self.clock()
         entries = self.cache.store.get_now(key, now)
         headers = scope["headers"]
         # The short way, for most requests to a warm cache: nothing is asked of the cache, and the answer is fresh.
-        if entries and method == "GET" and self._deciding.isdisjoint([field[0] for field in headers]):
-            for entry in entries:
-                if entry.selectors and not selects(entry.selectors, headers):
-                    continue
-                freshness, body = entry.freshness, entry.body
-                if now >= freshness.fresh_until or body is None:
-                    break
-                if not freshness.for_authorized and self.identified(scope):
-                    break
+        if entries and method == "GET" and self.asks_nothing(headers):
+            entry = _fresh_of(entries, headers, now)
+            if entry is not None and (entry.freshness.for_authorized or not self.identified(scope)):
                 exchange = scope.get(SCOPE_KEY)
                 if exchange is not None:
                     exchange.cache = "hit"
-                fields = [*entry.fields, (b"age", b"%d" % max(0.0, now - freshness.birth))]
-                if self._report.enabled:
-                    fields.append((b"cache-status", self._report.hit(key, freshness.fresh_until - now)))
+                fields = [*entry.fields, *self.hit_fields(key, entry, now)]
                 start = {"type": "http.response.start", "status": entry.status, "headers": fields, WHOLE_FOLLOWS: True}
                 await send(start)
-                await send({"type": "http.response.body", "body": body})
+                await send({"type": "http.response.body", "body": entry.body})
                 return
         request = CacheRequest(
             scope,
@@ -162,17 +172,44 @@ class CacheMiddleware:
             # Without the gateway around it, nobody wants to hear of it.
             if request.exchange is not None:
                 raise
+        except GatewayError:
+            self._report.note_failure(request.exchange)
+            raise
 
     def _key(self, scope: Scope) -> CacheKey:
         scheme, host, target = _public_parts(scope)
+        if SCOPE_KEY not in scope:
+            # Nobody has looked at them: whatever the application makes of them, it makes for those who say the same.
+            namespace, _, _, target, extras = self.keys.key(scheme, host, target, scope["headers"])
+            return (namespace, scheme, host, target, extras + forwarded_parts(scope["headers"]))
+        return self.key(scheme, host, target, scope["headers"])
+
+    def key(self, scheme: str, host: bytes, target: bytes, headers: Fields) -> CacheKey:
+        """The key of a GET with the fields ``headers``; scheme, host and target as the client has them."""
         if self._keys_as_sent:
             return (self.keys.namespace, scheme, host, target, ())
-        return self.keys.key(scheme, host, target, scope["headers"])
+        return self.keys.key(scheme, host, target, headers)
+
+    def asks_nothing(self, headers: Fields) -> bool:
+        """Whether no field decides how the store may be used."""
+        return self._deciding.isdisjoint([field[0] for field in headers])
+
+    def fresh_now(self, key: CacheKey, headers: Fields, now: float) -> Entry | None:
+        """The answer for a GET that asks nothing, from a client whom nobody has identified; None to have it called."""
+        entries = self.cache.store.get_now(key, now)
+        return _fresh_of(entries, headers, now) if entries else None
+
+    def hit_fields(self, key: CacheKey, entry: Entry, now: float) -> Fields:
+        """Age and Cache-Status of an answer from the store."""
+        return self._report.stored_fields(key, entry, now)
 
     async def _answer(self, request: CacheRequest, entries: Sequence[Entry] | None, now: float) -> None:
         """From the store if that is allowed, else from the upstream."""
         if request.bypass:
-            await self._past.send(request.scope, request.receive, request.send, "bypass", request.bypass)
+            if request.directives.only_if_cached:
+                await self._send_nothing_stored(request)
+            else:
+                await self._past.send(request.scope, request.receive, request.send, "bypass", request.bypass)
             return
         if entries is None:
             entries = await self.cache.store.get(request.key, now)
@@ -191,14 +228,13 @@ class CacheMiddleware:
             names = [selector.name for selector in entries[0].selectors]
             selectors = selectors_of(names, request.headers, entries[0].fields)
         if request.directives.only_if_cached:
-            # RFC 9111 section 5.2.1.7.
-            note(request.exchange, "miss", "only-if-cached")
-            own = self._report.own_fields("only-if-cached")
-            await send_head_only(request.send, 504, [(b"content-length", b"0"), *own])
+            await self._send_nothing_stored(request)
         elif request.method == "HEAD":
             await self._past.send_head(request, entry, reason)
         else:
-            if entry is not None and not await self._load(entry):
+            if entry is not None and not may_serve_fetch(entry.fields, entry.freshness, request.directives, now):
+                entry = None
+            elif entry is not None and not await self._load(entry):
                 entry, reason = None, "miss"
             if entry is None and request.range is not None:
                 # A part is not stored, and the whole may be much more than anybody wants.
@@ -217,10 +253,24 @@ class CacheMiddleware:
         await send_entry(request, entry, self._report.stored_fields(request.key, entry, now), now)
         return True
 
+    async def _send_nothing_stored(self, request: CacheRequest) -> None:
+        """To a client that wants no answer but a stored one, RFC 9111 section 5.2.1.7."""
+        note(request.exchange, "miss", "only-if-cached")
+        own = self._report.own_fields("only-if-cached")
+        await send_head_only(request.send, 504, [(b"content-length", b"0"), *own])
+
     async def _load(self, entry: Entry) -> bool:
         if entry.body is None:
             entry.body = await self.cache.store.read(entry)
         return entry.body is not None
+
+
+def _fresh_of(entries: Sequence[Entry], headers: Fields, now: float) -> Entry | None:
+    """The entry that a request with ``headers`` selects, if it is fresh and its body at hand."""
+    for entry in entries:
+        if not entry.selectors or selects(entry.selectors, headers):
+            return entry if now < entry.freshness.fresh_until and entry.body is not None else None
+    return None
 
 
 def _public_parts(scope: Scope) -> PublicParts:

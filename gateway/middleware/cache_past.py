@@ -119,7 +119,7 @@ class PastStore:
             kept = entry.with_head(storable_fields(merged, judgement.directives, now), judgement.freshness)
             kept.selectors = selectors_of(judgement.vary, request.headers, merged)
             await store.put(request.key, kept, now)
-        elif judgement.directives.no_store or judgement.directives.private:
+        elif not request.directives.no_store:
             await store.put(request.key, entry.with_head(entry.fields, entry.freshness.outdated(now)), now)
 
     async def _is_still_stored(self, request: CacheRequest, entry: Entry, now: float) -> bool:

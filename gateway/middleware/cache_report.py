@@ -84,6 +84,15 @@ class Report:
         """Cache-Status of an answer that the cache had no part in."""
         return forward_status(self.name, reason, status=status, detail=detail)
 
+    def note_failure(self, exchange: Exchange | None) -> None:
+        """Let the answer that the gateway makes of an error say that the cache had none."""
+        if exchange is None or not self.enabled:
+            return
+        reason: Forward = "bypass" if exchange.cache == "bypass" else "miss"
+        if exchange.method not in ("GET", "HEAD"):
+            reason = "method"
+        exchange.response_fields.append((b"cache-status", forward_status(self.name, reason)))
+
     def own_fields(self, detail: str) -> Fields:
         """The fields of an answer that the cache makes up."""
         return [(b"cache-status", own_status(self.name, detail))] if self.enabled else []

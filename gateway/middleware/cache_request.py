@@ -7,15 +7,29 @@ from collections.abc import Sequence
 
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.exchange import SCOPE_KEY, Exchange
+from gateway.exchange import SCOPE_KEY, TAGS_AS_GIVEN, Exchange
 from gateway.http.cache_control import NO_DIRECTIVES, RequestDirectives, request_directives
 from gateway.http.cache_key import CacheKey
 from gateway.http.cookies import cookie_pairs
 from gateway.http.fields import Fields, get_first, get_joined, without
 from gateway.stores.base import Entry
 
+# Some frameworks take another URL or method from these than the one that the key is made of.
+OVERRIDING_FIELDS = frozenset(
+    [
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-host",
+        b"x-original-host",
+        b"x-original-uri",
+        b"x-original-url",
+        b"x-rewrite-url",
+    ]
+)
+
 # Fields that decide whether and how the store is used; a request without any of them takes the short way.
-DECIDING_FIELDS = frozenset(
+DECIDING_FIELDS = OVERRIDING_FIELDS | frozenset(
     [
         b"authorization",
         b"cache-control",
@@ -92,6 +106,8 @@ class CacheRequest:
         elif b"if-match" in present or b"if-unmodified-since" in present:
             # Only the upstream can tell, RFC 9111 section 4.3.2.
             self.bypass = "precondition"
+        elif not present.isdisjoint(OVERRIDING_FIELDS):
+            self.bypass = "override"
         elif (
             b"cookie" in present
             and not ignore_cookies
@@ -126,6 +142,8 @@ class CacheRequest:
                 value = get_first(stale.fields, validator)
                 if value is not None:
                     headers.append((condition, value))
+            if get_first(stale.fields, b"content-encoding") is None:
+                return {**scope, "headers": headers, TAGS_AS_GIVEN: True}
         return {**scope, "headers": headers}
 
     def without_client(self) -> CacheRequest:

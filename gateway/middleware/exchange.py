@@ -62,6 +62,9 @@ class ExchangeMiddleware:
         target: bytes = scope.get("raw_path") or scope["path"].encode("utf-8")
         if scope["query_string"]:
             target = b"%b?%b" % (target, scope["query_string"])
+        elif (scope.get("extensions") or {}).get(_OWN_SERVER, b"")[-1:] == b"?":
+            # ASGI has one word for no query and for an empty one.
+            target += b"?"
         begun = scope.get(BEGUN_KEY)
         exchange = begun.exchange if begun is not None else Exchange(scope.get("method", "GET"), target, self.clock)
         scope = {**scope, SCOPE_KEY: exchange}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 
-from gateway.errors import GatewayError, RequestTimeout
+from gateway.errors import ClientLeft, GatewayError, RequestTimeout
 from gateway.proxy.request_body import RequestBody
 from gateway.ticker import Ticker
 
@@ -26,12 +27,13 @@ class ClientWatch:
     def __len__(self) -> int:
         return len(self._watched)
 
-    def watch(self, body: RequestBody, *, holds_back: bool) -> Watched:
+    def watch(self, body: RequestBody, *, holds_back: bool, has_left: Callable[[], bool] | None = None) -> Watched:
         """A context in which the current task is ended, as ClientLeft or RequestTimeout, on behalf of its client.
 
         With ``holds_back`` the client sends its body only when asked: nothing is asked for on the watch's account.
+        ``has_left``: what the server knows, also while pieces of the body wait that nobody takes.
         """
-        return Watched(self, body, holds_back)
+        return Watched(self, body, holds_back, has_left)
 
     def close(self) -> None:
         """Stop watching."""
@@ -41,7 +43,9 @@ class ClientWatch:
         silent_since = now - self._body_timeout_s
         for watched in self._watched:
             body = watched.body
-            if body.waiting_since is not None:
+            if watched.has_left is not None and watched.has_left():
+                watched.end(ClientLeft("the client left"))
+            elif body.waiting_since is not None:
                 # Whoever waits for the body hears of a disconnect by itself.
                 if body.waiting_since < silent_since:
                     watched.end(RequestTimeout(f"no byte of the request body for {self._body_timeout_s:g} s"))
@@ -52,15 +56,18 @@ class ClientWatch:
 class Watched:
     """One exchange under watch."""
 
-    __slots__ = ("_owner", "_reason", "_task", "_watcher", "body", "holds_back")
+    __slots__ = ("_owner", "_reason", "_task", "_watcher", "body", "has_left", "holds_back")
 
-    def __init__(self, owner: ClientWatch, body: RequestBody, holds_back: bool) -> None:
+    def __init__(
+        self, owner: ClientWatch, body: RequestBody, holds_back: bool, has_left: Callable[[], bool] | None
+    ) -> None:
         self._owner = owner
         self._task: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._reason: GatewayError | None = None
         self.body = body
         self.holds_back = holds_back
+        self.has_left = has_left
 
     def __enter__(self) -> Watched:
         self._task = asyncio.current_task()
@@ -85,9 +92,8 @@ class Watched:
             self._watcher = asyncio.ensure_future(self._wait())
 
     async def _wait(self) -> None:
-        if await self.body.client_left():
-            assert self.body.departure is not None
-            self.end(self.body.departure)
+        if await self.body.client_left() and self.body.failure is not None:
+            self.end(self.body.failure)
         # A piece of the body came: whoever takes it will hear of a disconnect by itself.
         self._watcher = None
 

@@ -8,7 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.exchange import WHOLE_FOLLOWS, exchange_of
 from gateway.http.fields import Fields
-from gateway.http.target import Template
+from gateway.http.target import RedirectTarget
 
 _BODILESS = frozenset([204, 205, 304])
 
@@ -45,19 +45,16 @@ class RedirectHandler:
     """Sends the client elsewhere; ``to`` may use {host}, {scheme} and the names of the path. The query goes along."""
 
     def __init__(self, *, to: str, status: int = 308) -> None:
-        self._template = Template(to)
+        self._target = RedirectTarget(to)
         self._status = status
-        self._keeps_query = "?" not in to
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        names: dict[str, bytes] = {} if exchange is None else dict(exchange.params)
-        if exchange is not None:
-            names["host"] = exchange.public_host
-            names["scheme"] = exchange.scheme.encode("ascii")
-        location = self._template.render(names)
-        if self._keeps_query and scope["query_string"]:
-            location = b"%b?%b" % (location, scope["query_string"])
+        query = scope["query_string"]
+        if exchange is None:
+            location = self._target.location({}, b"", "", query)
+        else:
+            location = self._target.location(exchange.params, exchange.public_host, exchange.scheme, query)
         fields = [(b"location", location), (b"content-length", b"0")]
         start = {"type": "http.response.start", "status": self._status, "headers": fields, WHOLE_FOLLOWS: True}
         if scope["type"] == "websocket":

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -14,7 +15,6 @@ from gateway.exchange import BEGUN_KEY, WHOLE_FOLLOWS, Attempt, Exchange, Messag
 from gateway.http.fields import Fields, get_first
 from gateway.http.hop_by_hop import inbound_fields
 from gateway.proxy.client_watch import ClientWatch
-from gateway.proxy.express import ExpressExchange
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.relay import interim_relay, relay
 from gateway.proxy.request_body import RequestBody, has_body
@@ -29,6 +29,22 @@ _GATEWAY_STATUSES = frozenset([502, 503, 504])
 
 # What ``answer_rules`` look at: most answers have none of it.
 _RULED = frozenset([b"location", b"content-location", b"refresh", b"set-cookie"])
+
+
+class Begun(Protocol):
+    """A first attempt that was begun on the short way; times are monotonic seconds."""
+
+    endpoint: Endpoint
+    """Chosen, and counted in flight."""
+    deadline: float
+    """When the route's time to the response head is over."""
+    is_sent: bool
+    """Whether the attempt was made."""
+    was_stale: bool
+    """Whether it met a connection that the upstream had closed, and so counts for nothing."""
+
+    async def outcome(self) -> InboundResponse | None:
+        """The response; None when the attempt counts for nothing. Raises what happened in its place."""
 
 
 class ProxyHandler:
@@ -85,7 +101,8 @@ class ProxyHandler:
             receive, length=length, max_bytes=self._max_body, replay_bytes=self._retry.max_body, clock=self._clock
         )
         holds_back = carries_body and get_first(headers, b"expect") is not None
-        with self._client_watch.watch(body, holds_back=holds_back):
+        has_left = (scope.get("extensions") or {}).get("gateway.has_left") if carries_body else None
+        with self._client_watch.watch(body, holds_back=holds_back, has_left=has_left):
             try:
                 if self._buffer_bytes and carries_body:
                     await body.fill(self._buffer_bytes)
@@ -124,7 +141,7 @@ class ProxyHandler:
         """The endpoint that answered, still held unless the answer is whole, and its answer."""
         policy, method, upstream = self._retry, exchange.method, self.upstream
         fields = self._outbound.fields(scope, exchange)
-        begun: ExpressExchange | None = scope.get(BEGUN_KEY)
+        begun: Begun | None = scope.get(BEGUN_KEY)
         deadline = self._clock() + self._timeout_s if begun is None else begun.deadline
         tried: list[Endpoint] = []
         last: tuple[Endpoint, InboundResponse] | None = None
@@ -135,7 +152,8 @@ class ProxyHandler:
         try:
             while True:
                 # :: Step 2
-                remaining_s = self._remaining_s(deadline, body)
+                # What was begun is looked at whatever the time is: it holds a place.
+                remaining_s = self._remaining_s(deadline, body) if begun is None else deadline - self._clock()
                 endpoint = upstream.try_acquire(scope, tried) if begun is None else begun.endpoint
                 if endpoint is None:
                     if last is not None and last[1].whole is None:
@@ -151,10 +169,11 @@ class ProxyHandler:
                     if endpoint in tried:
                         await asyncio.sleep(policy.delay_s(retries.count, self._rng, retry_after))
                     outgoing = await _at_hand(body) if carries_body else None
+                    response = None
                     if begun is not None and begun.is_sent:
                         attempt = exchange.attempts[-1]
-                        response = begun.outcome()
-                    else:
+                        response = await begun.outcome()
+                    if response is None:
                         # :: Step 3
                         request = self._request(scope, exchange, outgoing, endpoint, fields, remaining_s)
                         if begun is not None and begun.was_stale:
@@ -167,6 +186,7 @@ class ProxyHandler:
                         response = answer
                 except UpstreamError as error:
                     attempt.outcome = type(error).__name__
+                    attempt.failed_s = self._clock() - attempt.started
                     # :: Step 5, while the place is held: this request is one of those that the budget is a share of
                     again = policy.allows_error(error, method) and body.rewind(was_sent=error.request_sent)
                     if again and error.request_sent:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.types import Message, Receive
 
 from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, GatewayError
-from gateway.exchange import REFUSED_KEY
+from gateway.exchange import BODY_FAILURE
 
 DISCONNECT = "http.disconnect"
 
@@ -18,7 +18,7 @@ class RequestBody:
 
     ``length`` is what Content-Length announced, in bytes; None for a chunked body. ``max_bytes`` is the limit, None for
     no limit; up to ``replay_bytes`` are kept so that the body can be sent again. Iterating raises ClientLeft,
-    BodyTooLarge, or BadRequest when fewer bytes come than were announced.
+    BodyTooLarge, BadRequest when fewer bytes come than were announced, or what the server says that ended the body.
     """
 
     __slots__ = (
@@ -32,7 +32,7 @@ class RequestBody:
         "_receive",
         "_replay_bytes",
         "_unread",
-        "departure",
+        "failure",
         "length",
         "received_bytes",
         "waited_s",
@@ -64,8 +64,8 @@ class RequestBody:
         """Whether a piece was given that cannot be given again."""
         self._ended = False
         self.received_bytes = 0
-        self.departure: GatewayError | None = None
-        """Why nothing more comes: the client left, or the server refused what it sent."""
+        self.failure: GatewayError | None = None
+        """What ended the body early: mostly ClientLeft."""
         self.waiting_since: float | None = None
         """When the wait for the client's next piece began, monotonic; None while nothing is awaited."""
         self.waited_s = 0.0
@@ -141,7 +141,10 @@ class RequestBody:
         raise StopAsyncIteration
 
     async def client_left(self) -> bool:
-        """Wait until the client leaves: True; False when a piece of the body came instead, which is kept for later."""
+        """Wait until the client leaves, or its body fails: True.
+
+        False when a piece of the body came instead, which is kept for later.
+        """
         while True:
             pending = self._pending
             if pending is None:
@@ -149,7 +152,7 @@ class RequestBody:
             await asyncio.wait((pending,))
             message = pending.result()
             if message["type"] == DISCONNECT:
-                self.departure = message.get(REFUSED_KEY) or ClientLeft("the client left")
+                self.failure = message.get(BODY_FAILURE) or ClientLeft("the client left")
                 return True
             if self._ended or message.get("body") or message.get("more_body"):
                 return False
@@ -180,9 +183,8 @@ class RequestBody:
     def _take(self, message: Message) -> bytes:
         """Account for a message; its bytes."""
         if message["type"] == DISCONNECT:
-            left = ClientLeft("the client left while its request body was awaited")
-            self.departure = message.get(REFUSED_KEY) or left
-            raise self.departure
+            self.failure = message.get(BODY_FAILURE) or ClientLeft("the client left while its request body was awaited")
+            raise self.failure
         piece: bytes = message.get("body", b"")
         self.received_bytes += len(piece)
         if self._max_bytes is not None and self.received_bytes > self._max_bytes:

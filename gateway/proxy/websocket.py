@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.errors import CapacityError, ClientLeft, ConnectFailed, ResponseBroken, UpstreamError, UpstreamTimeout
 from gateway.exchange import Attempt, Exchange, exchange_of
-from gateway.http.fields import Fields
+from gateway.http.fields import Fields, without
 from gateway.http.websocket import end_to_end
 from gateway.proxy.websocket_client import WebSocketClient
 from gateway.proxy.websocket_live import LiveWebSockets
@@ -35,6 +35,9 @@ from gateway.upstream.asgi import AsgiTransport
 __all__ = ["LiveWebSockets", "WebSocketProxy", "WebSocketSettings"]
 
 _SWITCHING = 101
+_DATE = frozenset([b"date"])
+# Extension that only the gateway's own server offers.
+_OWN_SERVER = "gateway.target"
 _BODILESS = frozenset([204, 304])
 # Answers that a server gives in the place of one that is gone or full: they count against an endpoint.
 _GATEWAY_STATUSES = frozenset([502, 503, 504])
@@ -203,6 +206,7 @@ class WebSocketProxy:
                 raise self._too_late() from None
         except UpstreamError as error:
             attempt.outcome = type(error).__name__
+            attempt.failed_s = self._clock() - attempt.started
             raise
         attempt.head_s = self._clock() - attempt.started
         attempt.status = socket.status
@@ -268,13 +272,16 @@ class WebSocketProxy:
     async def _accept(
         self, scope: Scope, exchange: Exchange, socket: UpstreamSocket, send: Send, tunnel: Tunnel | None
     ) -> None:
-        head = {
+        head: Message = {
             "type": "http.response.start",
             "status": _SWITCHING,
             "headers": end_to_end(self._clean_fields(scope, _SWITCHING, socket.fields)),
         }
         for rule in exchange.response_rules:
             rule(scope, head)
+        if _OWN_SERVER not in (scope.get("extensions") or {}):
+            # Other servers add theirs, and one of uvicorn's fails where there are two.
+            head["headers"] = without(head["headers"], _DATE)
         accept = {"type": "websocket.accept", "subprotocol": socket.subprotocol, "headers": head["headers"]}
         if tunnel is not None:
             accept[TUNNEL] = tunnel

@@ -35,6 +35,14 @@ _MAX_HEAD_BYTES = 64 * 1024
 logger = logging.getLogger("gateway.websocket")
 
 
+class _Frames(FrameProtocol):
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            # It may come inside a message, as every control frame may (RFC 6455 section 5.4): that is no failure.
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 class WebSocketClient(asyncio.Protocol):
     """One WebSocket: first its handshake, then messages; for one task that receives and one that sends.
 
@@ -228,7 +236,7 @@ class WebSocketClient(asyncio.Protocol):
             rest = answer.feed(data)
             if answer.status == 101:
                 self.subprotocol = check_handshake(answer.fields, self._key, self._offered)
-                self._frames = FrameProtocol(Side.CLIENT, state=OPEN, max_size=self._max_message_bytes, logger=logger)
+                self._frames = _Frames(Side.CLIENT, state=OPEN, max_size=self._max_message_bytes, logger=logger)
                 # Messages are the users' own: not even a log at DEBUG gets them.
                 self._frames.debug = False
         except HandshakeError as error:

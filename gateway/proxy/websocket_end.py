@@ -20,6 +20,8 @@ class Connection(Protocol):
     def resume_reading(self) -> None: ...
     def is_closing(self) -> bool: ...
     def get_extra_info(self, name: str) -> object: ...
+    def can_write_eof(self) -> bool: ...
+    def write_eof(self) -> None: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
 
@@ -47,6 +49,7 @@ class End(asyncio.Protocol):
         "_dropped_messages",
         "_feed",
         "_is_quiet",
+        "_is_shut",
         "_is_tls",
         "_last_words",
         "_next_ping",
@@ -80,6 +83,7 @@ class End(asyncio.Protocol):
         self._feed: Callable[[bytes], bytes] = self.flow.feed
         self._write: Callable[[bytes], object] = _nothing
         self._is_tls = False
+        self._is_shut = False
         self._is_quiet = False
         """Nothing from it is passed on any more, but the rest of a frame that has begun."""
         self._last_words = b""
@@ -117,6 +121,15 @@ class End(asyncio.Protocol):
         return self._close_sent and self.close_received and not self.other._last_words
 
     @property
+    def has_heard_all(self) -> bool:
+        """Whether nothing follows the close frame that it got, and nobody waits for its answer.
+
+        A client may be gone only as far as it sends: then its upstream still has to end what it says.
+        """
+        is_given_up = self.flow.violation is not None or (self.is_client and self.other.gone)
+        return is_given_up and self._close_sent and not self.other._last_words
+
+    @property
     def is_between_frames(self) -> bool:
         """Whether a frame of our own may be written to it."""
         return not self.other.flow.owed and not self._close_sent
@@ -138,6 +151,20 @@ class End(asyncio.Protocol):
         """Both connections are no more: what refers to each other would wait for the garbage collector."""
         del self.other, self._watcher, self._connection
         self._feed = self._write = _nothing
+
+    def shut(self) -> None:
+        """End this side of the connection, and leave it to the end itself to close: what it sends is discarded.
+
+        Who fails a connection does not wait for an answer, RFC 6455 section 7.1.7, and one that still sends would lose
+        the close frame to a reset.
+        """
+        if self._is_shut or self.lost or self._connection.is_closing():
+            return
+        self._is_shut = True
+        if self._connection.can_write_eof():
+            self._connection.write_eof()
+        else:
+            self._connection.close()
 
     def close(self) -> None:
         """Close the connection when everything written is taken."""

@@ -230,6 +230,8 @@ class Tunnel:
         for end in (client, upstream):
             if end.is_closed or all(done):
                 end.close()
+            elif end.has_heard_all:
+                end.shut()
         if client.lost and upstream.lost:
             self._over.set_result(None)
             client.let_go()

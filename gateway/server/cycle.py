@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message, Scope
 
 from gateway.errors import GatewayError, InternalError
-from gateway.exchange import REFUSED_KEY, WHOLE_FOLLOWS
+from gateway.exchange import BODY_FAILURE, WHOLE_FOLLOWS
 from gateway.server.response_head import BODILESS, CHUNKED, UNTIL_CLOSE, informational_head, response_head
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ DONE = _Done()
 class Cycle:
     """The ASGI side of one request: ``run`` the application, which calls ``receive`` and ``send``.
 
-    The connection feeds it with ``add_body``, ``end_body`` and ``disconnect``, and hears from it when the answer is
-    complete or broken. The response head waits for the first body message, so that both
+    The connection feeds it with ``add_body``, ``end_body``, ``fail_body`` and ``disconnect``, and hears from it when
+    the answer is complete or broken. The response head waits for the first body message, so that both
     leave in one write, unless that message does not come before the event loop turns.
     """
 
@@ -57,13 +57,13 @@ class Cycle:
         "_waiters",
         "body_complete",
         "disconnected",
+        "failure",
         "is_head",
         "is_http_11",
         "keep_alive",
         "must_continue",
         "pieces",
         "queued_bytes",
-        "refused_with",
         "response_complete",
         "response_started",
         "task",
@@ -98,9 +98,9 @@ class Cycle:
         self.queued_bytes = 0
         """Bytes of the request body that the application has not taken yet."""
         self.body_complete = body_complete
+        self.failure: GatewayError | None = None
+        """What ended the request body before it was complete."""
         self.disconnected = False
-        self.refused_with: GatewayError | None = None
-        """What the server answered to a malformed or late body in the place of the application, which is told of it."""
         self.response_started = False
         """Whether anything of the response head is on the wire."""
         self.response_complete = False
@@ -121,7 +121,8 @@ class Cycle:
                 raise
         else:
             if not self.response_complete and not self.disconnected:
-                logger.error("the application returned without completing its response")
+                if self.failure is None:
+                    logger.error("the application returned without completing its response")
                 self._fail()
         finally:
             # What nobody took of an upload must not wait for the garbage collector: it may be 256 KiB.
@@ -143,12 +144,23 @@ class Cycle:
         if self._waiters is not None:
             self._wake()
 
+    def fail_body(self, error: GatewayError) -> None:
+        """Nothing more of the request body will come, or is believed; the application answers with ``error``."""
+        self.failure = error
+        self.must_continue = False
+        if self._waiters is not None:
+            self._wake()
+
     def disconnect(self) -> None:
         """The client is gone, or nothing more of it is believed."""
         self.disconnected = True
         self._held = None
         if self._waiters is not None:
             self._wake()
+
+    def has_left(self) -> bool:
+        """Whether the client is gone: known before ``receive`` says so, which has pieces to give first."""
+        return self.disconnected
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None
@@ -165,9 +177,9 @@ class Cycle:
             if not self.disconnected and not self.response_started and self._held is None:
                 self._connection.ask_for_body()
         while True:
+            if self.failure is not None:
+                return {"type": "http.disconnect", BODY_FAILURE: self.failure}
             if self.disconnected or self.response_complete:
-                if self.refused_with is not None:
-                    return {"type": "http.disconnect", REFUSED_KEY: self.refused_with}
                 return {"type": "http.disconnect"}
             if self.pieces:
                 return self._next_piece()
@@ -221,6 +233,10 @@ class Cycle:
         self._send_body(message.get("body", b""), message.get("more_body", False))
 
     def _start(self, message: Message) -> None:
+        if self.failure is not None and message["status"] < 400:
+            # The application took what came of the body for the whole.
+            self._connection.refuse(self.failure)
+            return
         connections = self._connection.connections
         self._held, self._framing, self._left, self.keep_alive = response_head(
             message["status"],
@@ -299,4 +315,4 @@ class Cycle:
             self.abort()
         else:
             self._held = None
-            self._connection.refuse(InternalError("the application failed"))
+            self._connection.refuse(self.failure or InternalError("the application failed"))

@@ -8,19 +8,28 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import InternalError
 from gateway.exchange import Exchange
+from gateway.express.proxied import ExpressExchange, ProxiedLane
 from gateway.http.fields import Fields
-from gateway.proxy.express import ExpressExchange, ExpressRoute
 from gateway.server.response_head import STATUS_LINES, informational_head
 from gateway.upstream.messages import InboundResponse
 
 if TYPE_CHECKING:
-    from gateway.express import Express
+    from gateway.express.table import Express
     from gateway.server.protocol import GatewayProtocol
 
 # From here on two buffers are handed to the transport instead of one copy of both.
 _JOIN_BYTES = 16 * 1024
 
 logger = logging.getLogger("gateway.server")
+
+
+def write_whole(transport: asyncio.Transport, status: int, lines: bytes, body: bytes, *, keep_alive: bool) -> None:
+    """Write a response to an HTTP/1.1 request in one piece; ``lines`` are its fields, framing included."""
+    end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+    if len(body) < _JOIN_BYTES:
+        transport.write(b"".join((STATUS_LINES[status], lines, end, body)))
+    else:
+        transport.writelines((b"".join((STATUS_LINES[status], lines, end)), body))
 
 
 class ExpressCycle(ExpressExchange):
@@ -34,13 +43,13 @@ class ExpressCycle(ExpressExchange):
     def __init__(
         self,
         express: Express,
-        route: ExpressRoute,
+        lane: ProxiedLane,
         exchange: Exchange,
         protocol: GatewayProtocol,
         transport: asyncio.Transport,
         keep_alive: bool,
     ) -> None:
-        super().__init__(route, exchange)
+        super().__init__(lane, exchange)
         self._express = express
         self._protocol = protocol
         self._transport = transport
@@ -51,7 +60,11 @@ class ExpressCycle(ExpressExchange):
             self._answer(response, body)
         except Exception:
             # Whoever calls is the upstream's connection: the failure is none of its.
-            logger.exception("request %s on route %r failed", self.exchange.request_id, self.route.name)
+            logger.exception("request %s on route %r failed", self.exchange.request_id, self.lane.name)
+            if not self.is_settled:
+                self.abandon()
+                self.exchange.outcome, self.exchange.status = "failed", InternalError.status
+                self._express.end(self.exchange)
             self._protocol.refuse(InternalError("the answer could not be passed on"))
 
     def _answer(self, response: InboundResponse, body: bytes) -> None:
@@ -59,26 +72,17 @@ class ExpressCycle(ExpressExchange):
         if protocol.write_paused is not None:
             self.go_on()
             return
-        public = self.route.public_head(response, exchange, protocol.connections.date_line)
+        public = self.lane.public_head(response, exchange, protocol.connections.date_line)
         if public is None:
             self.go_on()
             return
         lines, has_length = public
-        parts = [STATUS_LINES[response.status_code], lines]
         size = len(body)
         if not has_length:
-            parts.append(b"transfer-encoding: chunked\r\n")
+            lines += b"transfer-encoding: chunked\r\n"
             body = b"%x\r\n%b\r\n0\r\n\r\n" % (size, body) if size else b"0\r\n\r\n"
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts.append(b"\r\n")
-        if size < _JOIN_BYTES:
-            parts.append(body)
-            self._transport.write(b"".join(parts))
-        else:
-            self._transport.writelines((b"".join(parts), body))
+        write_whole(self._transport, response.status_code, lines, body, keep_alive=self.keep_alive)
         exchange.body_bytes_out = size
-        exchange.finished = protocol.connections.clock()
         self.settle(response)
         self._express.end(exchange)
         protocol.response_done(self)
@@ -88,12 +92,11 @@ class ExpressCycle(ExpressExchange):
 
     def inform(self, status: int, fields: Fields) -> None:
         if 102 <= status <= 199 and not self.is_over:
-            self._transport.write(informational_head(status, self.route.public_interim(fields)))
+            self._transport.write(informational_head(status, self.lane.public_interim(fields)))
 
     def disconnect(self) -> None:
         """The client is gone."""
         if self.is_over:
             return
         self.abandon()
-        self.exchange.finished = self._protocol.connections.clock()
         self._express.end(self.exchange)

@@ -57,6 +57,7 @@ def serve(
     sides: Sequence[SideApp] = (),
     on_reload: Callable[[ASGIApp], Awaitable[None]] | None = None,
     on_refused: Callable[[Refusal], None] | None = None,
+    request_id_header: str = "",
     beside: Callable[[ASGIApp], Awaitable[None]] | None = None,
     ready: Callable[[list[str]], None] | None = None,
     ws_max_size: int = 16 * 1024 * 1024,
@@ -66,12 +67,11 @@ def serve(
     ``make_app`` is called once in each worker; workers are forked, so anything callable will do. ``redirect_from`` is
     the plain address whose requests go to https on ``redirect_port``, by default the port of the first of ``binds``.
     ``on_reload`` and ``beside``, which runs as long as the worker, get the application; ``ready`` gets the URLs that
-    are listened on. ``ws_max_size`` is the largest WebSocket message in bytes.
+    are listened on. ``request_id_header`` carries the id of a request that the server refuses itself. ``ws_max_size``
+    is the largest WebSocket message in bytes.
     """
     os.environ.setdefault(VIA_VARIABLE, f"gw-{secrets.token_hex(4)}")
-    warning = raise_file_limit(limits.max_connections)
-    if warning is not None:
-        logger.warning("%s", warning)
+    shortage = raise_file_limit(limits.max_connections)
     given = inherited_sockets(os.environ)
     opened: list[socket.socket] = []
     unlinked: list[str] = []
@@ -101,6 +101,7 @@ def serve(
             tls=tls,
             on_reload=on_reload,
             on_refused=on_refused,
+            request_id_header=request_id_header,
             beside=beside,
             ws_max_size=ws_max_size,
             sides=all_sides,
@@ -108,6 +109,9 @@ def serve(
         addresses = [shown(sock, "http" if tls is None else "https") for sock in sockets]
 
         def announce() -> None:
+            # Only once it serves: what keeps it from starting stands alone.
+            if shortage is not None:
+                logger.warning("%s", shortage)
             notify_ready()
             if ready is not None:
                 ready(addresses)

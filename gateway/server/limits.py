@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Protocol
 
-from gateway.express import Express
+from gateway.express.table import Express
 from gateway.server.framing import FieldLines
+from gateway.server.hang_up import HangUps
 from gateway.server.refusal import Refusal
 
 NEVER = float("inf")
@@ -81,8 +82,9 @@ def _no_express() -> Express | None:
 class Connections:
     """The connections of one server: their limits, their common sweep, and whether they are being drained.
 
-    ``on_refused`` gets every refusal, for the log. ``express`` gives the short ways that the application has now.
-    ``clock`` gives monotonic seconds, ``wall_clock`` those of Date.
+    ``on_refused`` gets every refusal, for the log; ``request_id_header`` carries the id on its answer, where it is not
+    empty. ``express`` gives the short ways that the application has now. ``clock`` gives monotonic seconds,
+    ``wall_clock`` those of Date.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Connections:
         *,
         on_refused: Callable[[Refusal], None] | None = None,
         express: Callable[[], Express | None] | None = None,
+        request_id_header: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -98,9 +101,11 @@ class Connections:
         self.on_refused = on_refused
         self.express = express or _no_express
         self.known_lines = FieldLines()
+        self.request_id_field = request_id_header.lower().encode("ascii")
         self.clock = clock
         self.draining = False
         self.date_line = b""
+        self.hang_ups = HangUps()
         self._wall_clock = wall_clock
         self._date_second = 0
         self._open: set[Connection] = set()
@@ -131,6 +136,7 @@ class Connections:
     def sweep(self, now: float) -> None:
         """Tell every connection whose deadline has passed at monotonic time ``now``."""
         self._set_date()
+        self.hang_ups.sweep()
         # One pass: with 5,000 connections it holds everybody else up for 0.1 ms.
         for connection in [one for one in self._open if one.deadline <= now or one.is_sending]:
             if connection.deadline <= now:

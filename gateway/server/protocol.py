@@ -22,11 +22,13 @@ from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
 from gateway.exchange import BEGUN_KEY, Admitted, Exchange
-from gateway.express import Express
+from gateway.express.fields import lines_of
+from gateway.express.proxied import ProxiedLane
+from gateway.express.stored import StoredHead
+from gateway.express.table import Express
 from gateway.http.fields import Fields
-from gateway.proxy.express import ExpressRoute
 from gateway.server.cycle import Cycle
-from gateway.server.express_cycle import ExpressCycle
+from gateway.server.express_cycle import ExpressCycle, write_whole
 from gateway.server.framing import HEAD_END, HeadReader
 from gateway.server.incoming_body import IncomingBody
 from gateway.server.limits import NEVER, Connections, SendWatch
@@ -43,6 +45,8 @@ DRAIN_GRACE_S = 1.0
 """For a request that is on its way on an idle connection when the drain begins: it is answered, as the last one."""
 # Connections beyond max_connections that may hear so at a time; the others are cut.
 _MAX_TURNED_AWAY = 256
+# Pipelined requests that are answered before others have their turn.
+_MAX_AT_ONCE = 64
 
 _CR = 0x0D
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*")
@@ -58,12 +62,14 @@ class GatewayProtocol(asyncio.Protocol):
         "_admitted",
         "_admitted_by",
         "_admitted_fields",
+        "_answered_at_once",
         "_app_state",
         "_body",
         "_buffer",
         "_config",
         "_cycle",
         "_discarded",
+        "_paused_as",
         "_paused_at",
         "_phase",
         "_read_paused",
@@ -122,10 +128,12 @@ class GatewayProtocol(asyncio.Protocol):
         """What was found out about the header section that the client repeats; None when it has to be judged anew."""
         self._admitted_by: Express | None = None
         self._admitted_fields: Fields | None = None
+        self._answered_at_once = 0
         self._body: IncomingBody | None = None
         """The request body while it is incomplete."""
         self._read_paused = False
         self._paused_at = 0.0
+        self._paused_as = -1
         self._discarded = 0
 
     # The transport's side.
@@ -151,14 +159,23 @@ class GatewayProtocol(asyncio.Protocol):
         self.deadline = NEVER
         self.is_sending = False
         self.connections.discard(self)
+        self.connections.hang_ups.discard(self, self._paused_as)
         self._server_state.connections.discard(self)
         if self._cycle is not None:
             self._cycle.disconnect()
         self.resume_writing()
         self._buffer = b""
 
+    def on_hang_up(self) -> None:
+        """The client has left; what it sent before is nobody's any more."""
+        self._transport.abort()
+
     def eof_received(self) -> bool:
-        # One that has left and one that only ends its side look alike, and upstreams must not work for the first.
+        # One that has left and one that only ends its side look alike, and upstreams must not work for the first. It
+        # is as one that left that the client is recorded; should it still listen, it hears what became of its body.
+        if self._body is not None and self._cycle is not None and not self._cycle.response_started:
+            self._transport.write(self._answer_to(BadRequest("the request body broke off"), ""))
+            self._cycle.disconnect()
         return False
 
     def data_received(self, data: bytes) -> None:
@@ -166,7 +183,7 @@ class GatewayProtocol(asyncio.Protocol):
         if phase == _EXCHANGE:
             self._continue_exchange(data)
         elif phase < _EXCHANGE or phase == _IDLE:
-            self._read_head(data)
+            self._read_heads(data)
         elif phase == _LINGER:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
@@ -192,8 +209,14 @@ class GatewayProtocol(asyncio.Protocol):
 
     # Requests.
 
-    def _read_head(self, data: bytes) -> None:
-        """Take ``data`` as the beginning, or more, of a request head."""
+    def _read_heads(self, data: bytes) -> None:
+        """Take ``data`` as the beginning, or more, of a request head; of several where one is answered at once."""
+        self._answered_at_once = 0
+        while data:
+            data = self._read_head(data)
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Take a head; what is left of ``data`` when its request has been answered."""
         buffer = self._buffer
         if buffer:
             searched = max(0, len(buffer) - 3)
@@ -208,25 +231,25 @@ class GatewayProtocol(asyncio.Protocol):
                 # Empty lines before a request line are ignored, RFC 9112 section 2.2.
                 data = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]  # it matches no line as well
                 if not data:
-                    return
+                    return b""
                 if data[0] == _CR and len(data) > 1:
                     self.refuse(BadRequest("a bare CR before the request line"))
-                    return
+                    return b""
             buffer = data
             end = data.find(HEAD_END)
         try:
             if end < 0:
                 self._begin_head(buffer)
                 self._reader.check_partial(buffer)
-                return
+                return b""
             end += 4
             size = len(buffer)
             self._buffer = b""
             self._reader.read(bytes(buffer[:end]) if end < size or buffer is not data else data)
         except ClientError as error:
             self.refuse(error)
-            return
-        self._begin_exchange(bytes(buffer[end:]) if end < size else b"")
+            return b""
+        return self._begin_exchange(bytes(buffer[end:]) if end < size else b"")
 
     def _begin_head(self, head: bytes | bytearray) -> None:
         """Keep an incomplete head; its time runs from the connection's or the request's first moment."""
@@ -238,8 +261,8 @@ class GatewayProtocol(asyncio.Protocol):
             self.deadline = self._since + self.connections.limits.header_timeout_s
         self._phase = _HEAD
 
-    def _begin_exchange(self, rest: bytes) -> None:
-        """Start the application on a request whose head is read; ``rest`` is what came with it."""
+    def _begin_exchange(self, rest: bytes) -> bytes:
+        """Serve a request whose head is read; ``rest`` is what came with it, and is returned when that was done."""
         reader = self._reader
         has_body = reader.chunked or bool(reader.length)
         if (
@@ -249,11 +272,14 @@ class GatewayProtocol(asyncio.Protocol):
             and self._config.ws_protocol_class is not None
         ):
             self._become_websocket(rest)
-            return
+            return b""
         self._phase = _EXCHANGE
         self.deadline = NEVER
         if reader.is_plain and self._begin_express(rest):
-            return
+            if self._phase != _IDLE:
+                return b""
+            self._buffer = b""
+            return rest
         self._cycle = cycle = Cycle(
             self,
             self._transport,
@@ -265,6 +291,7 @@ class GatewayProtocol(asyncio.Protocol):
         )
         scope = self._request_scope(cycle)
         if has_body:
+            scope["extensions"]["gateway.has_left"] = cycle.has_left
             self._begin_body(cycle)
             if rest and self._body is not None:
                 # What is malformed already never reaches the application.
@@ -272,9 +299,10 @@ class GatewayProtocol(asyncio.Protocol):
                     rest = self._read_body(cycle, self._body, rest)
                 except BadRequest as error:
                     self.refuse(error)
-                    return
+                    return b""
         self._buffer = rest
         self._run(cycle, self._config.loaded_app, scope)
+        return b""
 
     def _request_scope(self, cycle: Cycle) -> Scope:
         extensions: dict[str, Any] = {
@@ -307,9 +335,18 @@ class GatewayProtocol(asyncio.Protocol):
         self._buffer = rest
         return express.begin(self._admitted, reader.target, self)
 
-    def begin_express(self, express: Express, route: ExpressRoute, exchange: Exchange) -> ExpressCycle:
+    def answer_at_once(self, status: int, head: StoredHead, own: Fields, body: bytes) -> bool:
+        if self.write_paused is not None or self._answered_at_once >= _MAX_AT_ONCE:
+            return False
+        self._answered_at_once += 1
         keep_alive = self._reader.keep_alive and not self.connections.draining
-        self._cycle = cycle = ExpressCycle(express, route, exchange, self, self._transport, keep_alive)
+        write_whole(self._transport, status, head.lines + lines_of(own), body, keep_alive=keep_alive)
+        self._end_exchange(keep_alive, is_read=True)
+        return True
+
+    def begin_express(self, express: Express, lane: ProxiedLane, exchange: Exchange) -> ExpressCycle:
+        keep_alive = self._reader.keep_alive and not self.connections.draining
+        self._cycle = cycle = ExpressCycle(express, lane, exchange, self, self._transport, keep_alive)
         return cycle
 
     def leave_express(self, begun: ExpressCycle, app: ASGIApp) -> None:
@@ -341,7 +378,7 @@ class GatewayProtocol(asyncio.Protocol):
             try:
                 data = self._read_body(cycle, self._body, data)
             except BadRequest as error:
-                self.refuse(error)
+                self._fail_body(error)
                 return
         if data:
             # Requests are answered in order, RFC 9112 section 9.3.2: the next one is read when this one is done.
@@ -376,9 +413,22 @@ class GatewayProtocol(asyncio.Protocol):
             self._pause_reading()
         return rest
 
+    def _fail_body(self, error: GatewayError) -> None:
+        """End the request body with ``error``: the application answers, for it keeps the record of the request."""
+        cycle = self._cycle
+        assert isinstance(cycle, Cycle)
+        if cycle.response_started:
+            self.refuse(error)
+            return
+        self._body = None
+        self.deadline = NEVER
+        cycle.keep_alive = False
+        cycle.fail_body(error)
+
     def _pause_reading(self) -> None:
         if not self._read_paused and self._phase != _CLOSED:
             self._read_paused = True
+            self._paused_as = self.connections.hang_ups.add(self, self._transport)
             self._paused_at = self.connections.clock()
             # The silence is the application's from here on.
             self.deadline = NEVER
@@ -387,6 +437,7 @@ class GatewayProtocol(asyncio.Protocol):
     def _resume_reading(self) -> None:
         if self._read_paused:
             self._read_paused = False
+            self.connections.hang_ups.discard(self, self._paused_as)
             if self._body is not None:
                 now = self.connections.clock()
                 self._body.forgive(now - self._paused_at)
@@ -411,12 +462,19 @@ class GatewayProtocol(asyncio.Protocol):
 
     def response_done(self, cycle: Cycle | ExpressCycle) -> None:
         """The last byte of the answer is written: on to the next request, or close."""
+        self._end_exchange(cycle.keep_alive, cycle.body_complete)
+        if self._phase == _IDLE and self._buffer:
+            waiting, self._buffer = bytes(self._buffer), b""
+            self._read_heads(waiting)
+
+    def _end_exchange(self, keep_alive: bool, is_read: bool) -> None:
+        """Be ready for the next request, or close; ``is_read`` says whether the last byte of this one has come."""
         self._server_state.total_requests += 1
         self._cycle = self._body = None
         if self._transport.is_closing():
             return
-        if not cycle.keep_alive:
-            if cycle.body_complete and not self._buffer:
+        if not keep_alive:
+            if is_read and not self._buffer:
                 self._close()
             else:
                 self._linger()
@@ -429,9 +487,6 @@ class GatewayProtocol(asyncio.Protocol):
         self.is_sending = True
         if self._read_paused:
             self._resume_reading()
-        if self._buffer:
-            waiting, self._buffer = bytes(self._buffer), b""
-            self._read_head(waiting)
 
     def forget_task(self, task: asyncio.Task[None] | None) -> None:
         """The application has returned."""
@@ -462,23 +517,29 @@ class GatewayProtocol(asyncio.Protocol):
         cycle, self._cycle = self._cycle, None
         self._body = None
         can_answer = cycle is None or not cycle.response_started
-        has_begun = isinstance(cycle, Cycle) and cycle.task is not None
-        if isinstance(cycle, Cycle):
-            cycle.refused_with = error
         if cycle is not None:
             cycle.disconnect()
         request_id = uuid.uuid4().hex
-        # An application that has begun records the request itself, and is told what became of it.
-        if not has_begun and self.connections.on_refused is not None:
-            self.connections.on_refused(self._refusal(error, request_id))
+        if self.connections.on_refused is not None:
+            self.connections.on_refused(self._refusal(error, request_id, can_answer))
         if not can_answer:
             self.cut(reset=True)
             return
-        is_head = self._reader.method == b"HEAD"
-        self._transport.write(refusal_answer(error, request_id, is_head=is_head, date_line=self.connections.date_line))
+        self._transport.write(self._answer_to(error, request_id))
         self._linger()
 
-    def _refusal(self, error: GatewayError, request_id: str) -> Refusal:
+    def _answer_to(self, error: GatewayError, request_id: str) -> bytes:
+        is_head = self._reader.method == b"HEAD"
+        connections = self.connections
+        return refusal_answer(
+            error,
+            request_id,
+            request_id_field=connections.request_id_field,
+            is_head=is_head,
+            date_line=connections.date_line,
+        )
+
+    def _refusal(self, error: GatewayError, request_id: str, answered: bool) -> Refusal:
         client: tuple[str, int] | None = self._scope["client"]
         return Refusal(
             error=error,
@@ -486,6 +547,7 @@ class GatewayProtocol(asyncio.Protocol):
             method=self._reader.method.decode("latin-1"),
             target=self._reader.target.decode("latin-1"),
             request_id=request_id,
+            answered=answered,
         )
 
     # Endings.
@@ -520,7 +582,7 @@ class GatewayProtocol(asyncio.Protocol):
         if self._phase == _HEAD:
             self.refuse(RequestTimeout("the request head did not come in time"))
         elif self._phase == _EXCHANGE:
-            self.refuse(RequestTimeout("the request body came too slowly"))
+            self._fail_body(RequestTimeout("the request body came too slowly"))
         else:
             # Nobody asked for anything, or everything is said.
             self._close()

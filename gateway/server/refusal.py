@@ -11,7 +11,7 @@ from gateway.server.response_head import response_head
 
 @dataclass(frozen=True)
 class Refusal:
-    """A request that the server answered itself; the application heard nothing of it."""
+    """A request that the server answered, or cut off, itself; the application heard nothing of it, or not all."""
 
     error: GatewayError
     client: str
@@ -20,10 +20,19 @@ class Refusal:
     """Empty when the request line did not come so far."""
     target: str
     request_id: str
+    answered: bool
+    """False when the connection was cut because an answer had begun already."""
 
 
-def refusal_answer(error: GatewayError, request_id: str, *, is_head: bool, date_line: bytes) -> bytes:
-    """The whole answer to a refused request, after which the connection closes."""
+def refusal_answer(
+    error: GatewayError, request_id: str, *, request_id_field: bytes, is_head: bool, date_line: bytes
+) -> bytes:
+    """The whole answer to a refused request, after which the connection closes.
+
+    ``request_id_field`` is the name of the field that carries the id, in lower case; empty: none does.
+    """
     status, fields, body = problem_response(error, request_id, None)
+    if request_id and request_id_field:
+        fields.append((request_id_field, request_id.encode("ascii")))
     head, *_ = response_head(status, fields, is_head, True, False, date_line)
     return head if is_head else head + body

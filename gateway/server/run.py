@@ -98,6 +98,7 @@ def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | N
                 sides=admin_side(config),
                 on_reload=reload,
                 on_refused=refused,
+                request_id_header=server.request_id_header,
                 beside=watch_config,
                 ready=partial(announce, config),
             )
@@ -195,7 +196,7 @@ def record_refusal(gateway: Gateway, refusal: Refusal) -> None:
     exchange.request_id = refusal.request_id
     exchange.status = refusal.error.status
     exchange.error = refusal.error
-    exchange.outcome = "refused"
+    exchange.outcome = "refused" if refusal.answered else "aborted"
     exchange.finished = exchange.started
     for record in gateway.runtime.recorders:
         record(exchange)

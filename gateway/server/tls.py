@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
-
 # For TLS 1.2: ephemeral keys and authenticated encryption only. Those of 1.3 are all of this kind.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -98,6 +95,10 @@ class _Contexts:
 
 def certificate_names(path: str) -> list[str]:
     """The DNS names of the first certificate in a PEM file, in lower case; its common name when it lists none."""
+    # Here, because most gateways start without TLS and this is a tenth of the time to start.
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
     try:
         certificate = x509.load_pem_x509_certificate(Path(path).read_bytes())
         try:

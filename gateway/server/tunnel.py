@@ -108,6 +108,14 @@ class TunnelledClient:
     def get_extra_info(self, name: str) -> Any:
         return self._transport.get_extra_info(name)
 
+    def can_write_eof(self) -> bool:
+        return self._transport.can_write_eof()
+
+    def write_eof(self) -> None:
+        """End this side when everything written is taken; the client has ``send_timeout_s`` for each byte of it."""
+        self.is_sending = True
+        self._transport.write_eof()
+
     def close(self) -> None:
         """Close when everything written is taken; the client has ``send_timeout_s`` for each byte of it."""
         self.is_sending = True

@@ -11,7 +11,9 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
+from websockets.server import ServerProtocol
 from websockets.version import version as websockets_version
 
 from gateway.http.fields import Fields
@@ -29,6 +31,14 @@ _CLOSE_S = 2.0
 _PLACEHOLDER = b"GET / HTTP/1.1\r\n\r\n"
 
 
+class _Frames(ServerProtocol):
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            # It may come inside a message, as every control frame may (RFC 6455 section 5.4): that is no failure.
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 class GatewayWebSocket(WebSocketsSansIOProtocol):
     """The WebSocket side of a client's connection. ``registry`` counts it and watches how it takes what is sent."""
 
@@ -36,11 +46,15 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], *, registry: Connections
     ) -> None:
         super().__init__(config, server_state, app_state, asyncio.get_running_loop())
+        self.conn = _Frames(
+            extensions=self.conn.available_extensions, max_size=config.ws_max_size, logger=self.conn.logger
+        )
         self.deadline = NEVER
         self.is_sending = False
         self._registry = registry
         self._send_watch = SendWatch()
         self._early = b""
+        self._is_failed = False
         self._refusal: HandshakeRefusal | None = None
 
     def begin(
@@ -69,6 +83,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self._early = rest
 
     def data_received(self, data: bytes) -> None:
+        if self._is_failed:
+            return
         if self.handshake_complete:
             super().data_received(data)
             return
@@ -127,6 +143,24 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self.read_paused = False
             self.transport.resume_reading()
         TunnelledClient(self.transport, self._registry, self.connections).join(tunnel, early)
+
+    def handle_parser_exception(self) -> None:
+        """Say what the client did wrong, and leave it a moment to read that: closing would reset the answer away."""
+        self._is_failed = True
+        self.stop_keepalive()
+        close = self.conn.close_sent
+        assert close is not None
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": close.code, "reason": close.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(_CLOSE_S, self.transport.close)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._registry.discard(self)

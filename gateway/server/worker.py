@@ -20,7 +20,7 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import ServerState
 
 from gateway.app import Gateway
-from gateway.express import Express
+from gateway.express.table import Express
 from gateway.server.limits import Connections, Limits
 from gateway.server.notify import notify_ready, notify_reloading, notify_stopping
 from gateway.server.protocol import GatewayProtocol
@@ -102,6 +102,7 @@ class Worker:
     tls: Tls | None = None
     on_reload: Callable[[ASGIApp], Awaitable[None]] | None = None
     on_refused: Callable[[Refusal], None] | None = None
+    request_id_header: str = ""
     beside: Callable[[ASGIApp], Awaitable[None]] | None = None
     ws_max_size: int = 16 * 1024 * 1024
     sides: Sequence[SideApp] = field(default=())
@@ -213,7 +214,9 @@ class _Serving:
         limits = self._worker.limits
         # The main application is the first; those beside it have no short ways.
         express = _short_ways(self._app) if not self._groups else None
-        connections = Connections(limits, on_refused=on_refused, express=express)
+        connections = Connections(
+            limits, on_refused=on_refused, request_id_header=self._worker.request_id_header, express=express
+        )
         state = ServerState()
         servers: list[asyncio.Server] = []
         self._groups.append(_Listening(connections, state, servers, stays))

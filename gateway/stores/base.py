@@ -45,6 +45,8 @@ class Entry:
     received_at: float = 0.0
     body_id: str = ""
     """Where a store keeps the body apart."""
+    sent_as: object = None
+    """For whoever sends the answer out, to keep what it made of the fields."""
 
     @property
     def stored_bytes(self) -> int:
@@ -57,7 +59,7 @@ class Entry:
 
     def with_head(self, fields: Fields, freshness: Freshness) -> Entry:
         """The same body under fields and freshness of a later answer."""
-        return replace(self, fields=fields, freshness=freshness)
+        return replace(self, fields=fields, freshness=freshness, sent_as=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Stored answers in Redis (from 7.0) or Valkey, shared by workers and machines.
 
-    {prefix}m:KEY    hash of a key's variants: everything but the bodies
+    {prefix}m:KEY    hash of a key's variants: everything but the bodies, unless they are small
     {prefix}b:ID     list of a body's chunks
     {prefix}u:PATH   set of the keys of one path, for purging by URL
     {prefix}t:TAG    set of the keys with a tag
@@ -34,6 +34,7 @@ from gateway.stores.redis_format import (
     digest,
     dump_entry,
     dump_purge,
+    is_inline,
     key_digest,
     load_entry,
     load_purge,
@@ -151,7 +152,7 @@ class RedisStore:
         return ttl_s > 0 and await self._or(self._put(key, entry, ttl_s), False)
 
     async def _put(self, key: CacheKey, entry: Entry, ttl_s: int) -> bool:
-        if not entry.body_id and not await self._write_body(entry, ttl_s):
+        if not entry.body_id and (entry.body is None or not (is_inline(entry) or await self._write_body(entry, ttl_s))):
             return False
         return await self._write_head(key, entry, ttl_s)
 
@@ -189,11 +190,11 @@ class RedisStore:
         self._refuses = False
         # Purges are logged before they look for entries: whichever is later sees the other.
         purged = any(_means(load_purge(value), entry) for value in purges)
-        if purged or (entry.size and not has_body):
+        if purged or (entry.body_id and not has_body):
             await self._do(lambda: self._redis.hdel(name, field))
             return False
         replaced = load_entry(old) if old else None
-        if replaced is not None and replaced.body_id != entry.body_id:
+        if replaced is not None and replaced.body_id and replaced.body_id != entry.body_id:
             await self._do(lambda: self._redis.expire(self._name("b", replaced.body_id), REPLACED_BODY_S))
         if variants > MAX_VARIANTS:
             await self._drop_oldest(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
@@ -12,10 +13,17 @@ from gateway.http.caching import Freshness
 from gateway.http.vary import Selector, Selectors
 from gateway.stores.base import Entry, Purge
 
-FORMAT = 1
+FORMAT = 2
 """Entries of another format are not there."""
 
+INLINE_BYTES = 4096
+"""Bodies up to it stand with their entry: a hit is then one round trip instead of two."""
+
 _FRESHNESS = Freshness.__slots__
+_JUNK = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+"""What comes of values that somebody else has written."""
+
+_FRESHNESS_FLAGS = frozenset(["may_be_stale", "clients_may_take_stale", "for_authorized", "immutable"])
 
 
 def digest(parts: Iterable[bytes | None]) -> str:
@@ -42,10 +50,15 @@ def path_digest(url: bytes) -> str:
     return digest([url.partition(b"?")[0]])
 
 
+def is_inline(entry: Entry) -> bool:
+    """Whether the body of an entry stands with it."""
+    return not entry.body_id and entry.size <= INLINE_BYTES
+
+
 def dump_entry(entry: Entry) -> bytes:
-    """Everything but the body."""
+    """A line with everything but the body, which follows where it is small."""
     freshness = entry.freshness
-    return json.dumps(
+    head = json.dumps(
         {
             "format": FORMAT,
             "status": entry.status,
@@ -62,32 +75,68 @@ def dump_entry(entry: Entry) -> bytes:
         },
         separators=(",", ":"),
     ).encode("ascii")
+    return b"%b\n%b" % (head, entry.body or b"") if is_inline(entry) else head
 
 
 def load_entry(value: bytes) -> Entry | None:
-    """An entry without its body; None for what is not of this format."""
+    """An entry, with its body where that is small; None for what is not of this format."""
     try:
-        data = json.loads(value)
+        head, _, body = value.partition(b"\n")
+        data = json.loads(head)
         if data["format"] != FORMAT:
             return None
-        return Entry(
-            status=int(data["status"]),
+        entry = Entry(
+            status=_status(data["status"]),
             fields=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in data["fields"]],
-            freshness=Freshness(**dict(zip(_FRESHNESS, data["freshness"], strict=True))),
+            freshness=_freshness(data["freshness"]),
             body=None,
-            size=int(data["size"]),
+            size=_size(data["size"]),
             url=data["url"].encode("latin-1"),
             selectors=tuple(
                 Selector(name.encode("latin-1"), _bytes(value), bool(exact)) for name, value, exact in data["selectors"]
             ),
             tags=frozenset(tag.encode("latin-1") for tag in data["tags"]),
             filtered=bool(data["filtered"]),
-            requested_at=float(data["requested_at"]),
-            received_at=float(data["received_at"]),
+            requested_at=_seconds(data["requested_at"]),
+            received_at=_seconds(data["received_at"]),
             body_id=str(data["body_id"]),
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+        if is_inline(entry):
+            if len(body) != entry.size:
+                return None
+            entry.body = body
+        return entry
+    except _JUNK:
         return None
+
+
+def _status(value: Any) -> int:
+    if type(value) is not int or not 200 <= value <= 599:
+        raise ValueError(f"no status of a stored answer: {value!r}")
+    return value
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"no size of a body: {value!r}")
+    return value
+
+
+def _freshness(values: Any) -> Freshness:
+    arguments: dict[str, Any] = dict(zip(_FRESHNESS, values, strict=True))
+    for name, value in arguments.items():
+        if name not in _FRESHNESS_FLAGS:
+            arguments[name] = _seconds(value)
+        elif type(value) is not bool:
+            raise ValueError(f"neither true nor false: {value!r}")
+    return Freshness(**arguments)
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if math.isnan(seconds):
+        raise ValueError("no time")
+    return seconds
 
 
 def dump_purge(purge: Purge) -> bytes:
@@ -101,7 +150,7 @@ def load_purge(value: bytes) -> Purge | None:
     try:
         data = json.loads(value)
         return Purge(_bytes(data["url"]), _bytes(data["prefix"]), _bytes(data["tag"]), at=float(data["at"]))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except _JUNK:
         return None
 
 

@@ -9,6 +9,7 @@ from bisect import bisect
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 from gateway.exchange import Scope, exchange_of
 from gateway.http.cookies import cookie_value
@@ -21,6 +22,8 @@ Key = Callable[[Scope], bytes | None]
 """What of a request is hashed; None: the request has nothing of the kind."""
 
 _MASK = 2**64 - 1
+_MAX_REMEMBERED = 4096
+_MAX_REMEMBERED_KEY = 128
 
 
 class Balancer(Protocol):
@@ -96,14 +99,14 @@ class LeastRequests:
         self._lots = _Lots(rng)
 
     def pick(self, endpoints: Endpoints, scope: Scope) -> Endpoint:
-        loads = [endpoint.in_flight / endpoint.share for endpoint in endpoints]
+        loads = [endpoint.in_flight / (endpoint.weight * endpoint.warmth) for endpoint in endpoints]
         least = min(loads)
-        idlest = tuple(endpoint for endpoint, load in zip(endpoints, loads, strict=True) if load == least)
-        if len(idlest) == 1:
-            return idlest[0]
-        if len(idlest) == len(endpoints):
-            idlest = endpoints
-        return idlest[self._lots.draw(idlest)]
+        count = loads.count(least)
+        if count == 1:
+            return endpoints[loads.index(least)]
+        if count < len(endpoints):
+            endpoints = tuple(endpoint for endpoint, load in zip(endpoints, loads, strict=True) if load == least)
+        return endpoints[self._lots.draw(endpoints)]
 
 
 class PowerOfTwo:
@@ -151,23 +154,40 @@ class Rendezvous:
     def __init__(self, key: Key, rng: random.Random) -> None:
         self._key = key
         self._lots = _Lots(rng)
+        self._seen: Endpoints = ()
+        self._chosen: dict[bytes, Endpoint] = {}
+        """Choices among the endpoints seen last: to look one up costs 0.1 us, to make it 0.5 for each endpoint."""
 
     def pick(self, endpoints: Endpoints, scope: Scope) -> Endpoint:
         key = self._key(scope)
         if key is None:
             return endpoints[self._lots.draw(endpoints)]
-        hashed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
-        chosen = endpoints[0]
-        highest = -1.0
-        for endpoint in endpoints:
-            # 52 bits make a number strictly between 0 and 1. With its logarithm the highest score belongs to each
-            # endpoint as often as its share says.
-            number = ((_mix(hashed ^ endpoint.hash_seed) >> 12) + 0.5) / 2**52
-            score = endpoint.weight * endpoint.warmth / -math.log(number)
-            if score > highest:
-                highest = score
-                chosen = endpoint
+        if len(key) > _MAX_REMEMBERED_KEY:
+            # Clients choose keys: what is kept of them is bounded.
+            return _highest(endpoints, key)
+        if endpoints is not self._seen or len(self._chosen) >= _MAX_REMEMBERED:
+            self._seen = endpoints
+            self._chosen.clear()
+        chosen = self._chosen.get(key)
+        if chosen is None:
+            chosen = self._chosen[key] = _highest(endpoints, key)
         return chosen
+
+
+def _highest(endpoints: Endpoints, key: bytes) -> Endpoint:
+    """The endpoint with the highest score for ``key``."""
+    hashed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+    chosen = endpoints[0]
+    highest = -1.0
+    for endpoint in endpoints:
+        # 52 bits make a number strictly between 0 and 1. With its logarithm the highest score belongs to each
+        # endpoint as often as its share says.
+        number = ((_mix(hashed ^ endpoint.hash_seed) >> 12) + 0.5) / 2**52
+        score = endpoint.weight * endpoint.warmth / -math.log(number)
+        if score > highest:
+            highest = score
+            chosen = endpoint
+    return chosen
 
 
 def _mix(value: int) -> int:
@@ -195,7 +215,7 @@ _BALANCERS: dict[Balance, Callable[[str, random.Random], Balancer]] = {
 def make_key(hash_on: str) -> Key:
     """``client-ip``, ``path``, ``header:NAME``, ``cookie:NAME`` or ``query:NAME``. Raises ValueError."""
     kind, _, text = hash_on.partition(":")
-    name = text.encode("ascii")
+    name = text.encode("utf-8")
     if hash_on == "client-ip":
         return _client_ip
     if hash_on == "path":
@@ -223,9 +243,9 @@ def _path(scope: Scope) -> bytes | None:
 
 
 def _query_value(scope: Scope, name: bytes) -> bytes | None:
-    """The first value of a query key, both as the client wrote them."""
+    """The first value of a query key, as the client wrote it."""
     for pair in scope["query_string"].split(b"&"):
         key, _, value = pair.partition(b"=")
-        if key == name:
+        if key == name or ((b"%" in key or b"+" in key) and unquote_to_bytes(key.replace(b"+", b" ")) == name):
             return bytes(value)
     return None

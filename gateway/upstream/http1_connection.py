@@ -372,7 +372,7 @@ class Http1Connection(FlowControl):
         if self._write_paused or not (self._upload is None or self._upload.done):
             self.abort()
             return
-        self._stop_upload()
+        self._upload = None
         if self._idle_s == 0.0 or self._transport.is_closing():
             self.close()
             return
@@ -380,7 +380,8 @@ class Http1Connection(FlowControl):
         self.connect_s = None
         self.is_stale = True
         self._state = _IDLE
-        self.resume_reading()
+        if self._read_paused:
+            self.resume_reading()
         self._owner.on_free(self, self._idle_s)
 
     # Writing.

@@ -8,7 +8,6 @@ in service --failures in a row--> ejected --time passes--> half-open --trial suc
 from __future__ import annotations
 
 import math
-from collections import deque
 
 from gateway.upstream.settings import OutlierSettings
 
@@ -16,7 +15,7 @@ from gateway.upstream.settings import OutlierSettings
 class Ejection:
     """Where one endpoint stands; monotonic times in seconds."""
 
-    __slots__ = ("count", "half_open", "recent", "returned_at", "total", "trial_since", "until")
+    __slots__ = ("count", "failed_at", "failures", "half_open", "returned_at", "total", "trial_since", "until")
 
     def __init__(self) -> None:
         self.until: float | None = None
@@ -29,8 +28,9 @@ class Ejection:
         self.total = 0
         """Ejections, all told."""
         self.returned_at = 0.0
-        self.recent: deque[float] = deque()
-        """Times of the failures since the last success."""
+        self.failures = 0
+        """Failures in a row: since the last success, and with no interval between two of them that had none."""
+        self.failed_at = 0.0
 
     @property
     def lets_in(self) -> bool:
@@ -46,7 +46,7 @@ class Ejection:
         self.until = self.trial_since = None
         self.half_open = False
         self.count = 0
-        self.recent.clear()
+        self.failures = 0
 
 
 class OutlierDetector:
@@ -57,7 +57,7 @@ class OutlierDetector:
 
     def succeeded(self, ejection: Ejection, now: float) -> bool:
         """Take note of a success; a half-open endpoint is back."""
-        ejection.recent.clear()
+        ejection.failures = 0
         if not ejection.half_open:
             return False
         ejection.until = ejection.trial_since = None
@@ -72,19 +72,14 @@ class OutlierDetector:
             return True
         if ejection.until is not None:
             return False
-        recent = ejection.recent
-        recent.append(now)
-        while len(recent) > self.settings.failures:
-            recent.popleft()
-        if not may_eject or not self.is_due(ejection, now):
+        # However long each of them took to fail: one that hangs does so slowly.
+        is_in_a_row = now - ejection.failed_at <= self.settings.interval_s
+        ejection.failures = ejection.failures + 1 if is_in_a_row else 1
+        ejection.failed_at = now
+        if not may_eject or ejection.failures < self.settings.failures:
             return False
         self._eject(ejection, now)
         return True
-
-    def is_due(self, ejection: Ejection, now: float) -> bool:
-        """Whether the failures in a row are enough, and close enough together, for an ejection."""
-        recent = ejection.recent
-        return len(recent) >= self.settings.failures and now - recent[0] <= self.settings.interval_s
 
     def allowed(self, endpoints: int) -> int:
         """How many of that many endpoints may be ejected at once."""
@@ -119,4 +114,4 @@ class OutlierDetector:
         ejection.until = now + length_s
         ejection.half_open = False
         ejection.trial_since = None
-        ejection.recent.clear()
+        ejection.failures = 0

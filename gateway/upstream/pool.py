@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 
-from gateway.errors import GatewayError, NoEndpoint, QueueFull, UpstreamTimeout
+from gateway.errors import ConnectFailed, GatewayError, NoEndpoint, QueueFull, UpstreamTimeout
 from gateway.exchange import Scope
 from gateway.ticker import Ticker
 from gateway.upstream.balancing import make_balancer
@@ -80,6 +80,8 @@ class Upstream:
         """Endpoints that are neither out nor kept in reserve, the full ones included."""
         self._available: tuple[Endpoint, ...] = ()
         """Those of them with room."""
+        self._reserve: tuple[Endpoint, ...] = ()
+        """Backups that are up while primaries get the requests: for those that every primary has failed."""
         self._only: Endpoint | None = None
         """The one there is no choice but."""
         self._by_cookie: dict[bytes, Endpoint] = {}
@@ -110,7 +112,8 @@ class Upstream:
     def try_acquire(self, scope: Scope, tried: Collection[Endpoint] = ()) -> Endpoint | None:
         """An endpoint for a request, counted in flight; None when all that are available are full.
 
-        Those in ``tried`` get it only when there is no other. Raises NoEndpoint.
+        Those in ``tried`` get it only when there is no other, backups included. Raises NoEndpoint, or ConnectFailed
+        when no name of the upstream has been resolved.
         """
         endpoint = self._only
         if endpoint is None:
@@ -130,8 +133,8 @@ class Upstream:
     async def acquire(self, scope: Scope, tried: Collection[Endpoint], timeout_s: float) -> Endpoint:
         """An endpoint for a request, waiting for room in the order of arrival.
 
-        Raises NoEndpoint; QueueFull when too many wait or ``queue_timeout_s`` passes; UpstreamTimeout when
-        ``timeout_s`` passes first.
+        Raises what ``try_acquire`` does; QueueFull when too many wait or ``queue_timeout_s`` passes; UpstreamTimeout
+        when ``timeout_s`` passes first.
         """
         endpoint = self.try_acquire(scope, tried)
         if endpoint is not None:
@@ -167,7 +170,7 @@ class Upstream:
             endpoint.last_error = error or endpoint.last_error
             if endpoint.owners:
                 endpoint.owners[-1].on_failure(endpoint)
-        elif (ejection.recent or ejection.half_open) and self._outlier is not None:
+        elif (ejection.failures or ejection.half_open) and self._outlier is not None:
             now = self._clock()
             if self._outlier.succeeded(ejection, now):
                 logger.info("endpoint %s of upstream %s is back", endpoint.label, self.settings.name)
@@ -200,12 +203,13 @@ class Upstream:
 
     @property
     def decision(self) -> str:
-        """Why endpoints are out, for the log; empty when none is."""
-        members = self._members
-        if len(self._available) == len(members.endpoints) and not members.resolver.failing_count:
+        """How many endpoints a request can go to and why the others are out, for the log; empty when none is."""
+        members, resolver = self._members.endpoints, self._members.resolver
+        if len(self._available) == len(members) and not resolver.failing_count:
             return ""
-        hosts = [f"{host} is not resolved" for host in self._members.resolver.failing]
-        return ", ".join([*filter(None, map(why_out, self._members.endpoints)), *hosts])
+        reasons = [*filter(None, map(why_out, members))]
+        reasons += [f"{host} is not resolved" for host in resolver.failing]
+        return f"{len(self._available)} of {len(members)} available: {', '.join(reasons)}" if reasons else ""
 
     def snapshot(self) -> list[EndpointState]:
         """How every endpoint is doing."""
@@ -303,7 +307,13 @@ class Upstream:
         members = self._members.endpoints
         self._open = open_endpoints(members, self.settings.panic)
         self._available = tuple(endpoint for endpoint in self._open if endpoint.in_flight < endpoint.limit)
-        self._only = self._open[0] if len(self._open) == 1 == len(self._available) else None
+        self._reserve = tuple(
+            endpoint
+            for endpoint in members
+            if endpoint.backup and endpoint.is_usable and endpoint.is_up and endpoint not in self._open
+        )
+        is_alone = len(self._open) == 1 == len(self._available) and not self._reserve
+        self._only = self._open[0] if is_alone else None
         self._is_unsettled = any(
             endpoint.ejection.until is not None or endpoint.warming_since is not None for endpoint in members
         )
@@ -377,9 +387,7 @@ class Upstream:
         if not available:
             if self._open:
                 return None
-            raise NoEndpoint(
-                f"upstream {self.settings.name}: {self.decision or 'no endpoint'}", retry_after_s=self._retry_after_s()
-            )
+            raise self._nobody()
         if tried:
             left = tuple(endpoint for endpoint in available if endpoint not in tried)
             if left:
@@ -387,12 +395,25 @@ class Upstream:
             elif any(endpoint not in tried for endpoint in self._open):
                 # A full endpoint is worth waiting for when all the others have failed this request.
                 return None
+            else:
+                available = self._untried_reserve(tried) or available
         if self._sticky is not None:
             for value in self._sticky.ids_in(scope):
                 endpoint = self._by_cookie.get(value)
                 if endpoint is not None and endpoint in available:
                     return endpoint
         return available[0] if len(available) == 1 else self._pick(available, scope)
+
+    def _untried_reserve(self, tried: Collection[Endpoint]) -> tuple[Endpoint, ...]:
+        return tuple(
+            endpoint for endpoint in self._reserve if endpoint.in_flight < endpoint.limit and endpoint not in tried
+        )
+
+    def _nobody(self) -> GatewayError:
+        reason = f"upstream {self.settings.name}: {self.decision or 'no endpoint'}"
+        if not self._members.endpoints and self._members.resolver.failing:
+            return ConnectFailed(reason)
+        return NoEndpoint(reason, retry_after_s=self._retry_after_s())
 
     def _serve_waiters(self) -> None:
         self._is_serving = True
@@ -402,7 +423,7 @@ class Upstream:
                     continue
                 try:
                     endpoint = self.try_acquire(waiter.scope, waiter.tried)
-                except NoEndpoint as error:
+                except (NoEndpoint, ConnectFailed) as error:
                     waiter.fail(error)
                     continue
                 if endpoint is not None:

@@ -86,7 +86,8 @@ class HealthSettings:
 
 @dataclass(frozen=True, slots=True)
 class OutlierSettings:
-    """Passive checks: ``failures`` in a row within ``interval_s`` eject an endpoint, first for ``ejection_s``."""
+    """Passive checks: ``failures`` in a row, none later than ``interval_s`` after the one before, eject an endpoint,
+    first for ``ejection_s``."""
 
     failures: int = 5
     interval_s: float = 10.0

@@ -86,6 +86,25 @@ def added_fields(*, pseudonym: str, request_id_header: str) -> FieldsMaker:
     return added
 
 
+def hidden_names(config: RouteConfig) -> frozenset[bytes]:
+    """Fields of upstreams' answers that clients do not see."""
+    return frozenset(name.lower().encode("ascii") for name in config.hide_headers)
+
+
+def per_client_fields(config: RouteConfig, request_id_header: str) -> list[str]:
+    """The request fields that say something else for each client and that no client sends so.
+
+    The public scheme, Host and target are not among them: they are part of the cache key.
+    """
+    rules = config.request_headers
+    made = [name for values in (rules.set, rules.add) for name, value in values.items() if _is_per_client(value)]
+    return ["x-forwarded-for", "x-real-ip", "forwarded", *filter(None, [request_id_header]), *made]
+
+
+def _is_per_client(value: str) -> bool:
+    return "{client_ip}" in value or "{request_id}" in value
+
+
 def cache_query(cache: CacheConfig) -> QuerySetting:
     """Which parameters of the query enter the cache key."""
     query = cache.query

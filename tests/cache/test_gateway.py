@@ -281,6 +281,72 @@ async def test_what_is_public_is_shared_between_identified_users(server: str) ->
         assert len(origin.requests) == 1
 
 
+FORGED = [
+    (b"X-Forwarded-Host", b"evil.example"),
+    (b"X-Forwarded-Proto", b"https"),
+    (b"X-Forwarded-Port", b"666"),
+    (b"X-Forwarded-Prefix", b"/evil"),
+    (b"X-Forwarded-Scheme", b"evil"),
+    (b"X-Forwarded-Server", b"evil.example"),
+    (b"X-Forwarded-For", b"6.6.6.6"),
+    (b"X-Real-IP", b"6.6.6.6"),
+    (b"X-Host", b"evil.example"),
+    (b"X-Original-URL", b"/evil"),
+    (b"X-Rewrite-URL", b"/evil"),
+    (b"X-HTTP-Method-Override", b"DELETE"),
+    (b"Forwarded", b"for=6.6.6.6;host=evil.example;proto=evil"),
+]
+
+
+@pytest.mark.parametrize("field", FORGED, ids=lambda field: field[0].decode())
+async def test_nobody_chooses_what_others_get(server: str, field: tuple[bytes, bytes]) -> None:
+    async def trusting(connection: ScriptedConnection) -> None:
+        """Builds its answers of every field that is not for the cache to see."""
+        names = [name.lower() for name, _ in FORGED]
+        while True:
+            seen = await connection.read_request()
+            body = b"|".join(b",".join(seen.values(name)) for name in names)
+            await connection.send(response(200, [CC], body))
+
+    async with ScriptedUpstream(trusting) as origin, serving(cached(origin.url), server=server) as served:
+        await served.ask(request(fields=[field]))
+        answer = await served.ask(request())
+        assert not any(word in answer.body for word in (b"evil", b"6.6.6.6", b"666", b"DELETE"))
+        assert came_from(await served.ask(request())) == "hit"
+
+
+async def test_what_depends_on_the_clients_address_is_not_shared(server: str) -> None:
+    async def local(connection: ScriptedConnection) -> None:
+        while True:
+            seen = await connection.read_request()
+            name = seen.target.strip(b"/")
+            await connection.send(response(200, [CC, (b"Vary", name)], b",".join(seen.values(name.lower()))))
+
+    made = {"X-From": "{client_ip}", "X-Zone": "eu"}
+    async with ScriptedUpstream(local) as origin:
+        table = cached(origin.url, request_headers={"set": made}, server={"trusted_proxies": ["127.0.0.1"]})
+        async with serving(table, server=server) as served:
+            for name in (b"X-Forwarded-For", b"X-Real-IP", b"Forwarded", b"X-From"):
+                bodies = []
+                for address in (b"192.0.2.1", b"192.0.2.2"):
+                    answer = await served.ask(request(target=b"/" + name, fields=[(b"X-Forwarded-For", address)]))
+                    assert address in answer.body
+                    bodies.append(answer.body)
+                assert len(set(bodies)) == 2
+            await served.ask(request(target=b"/X-Zone"))
+            assert came_from(await served.ask(request(target=b"/X-Zone"))) == "hit"
+
+
+async def test_answers_of_the_gateway_itself_say_what_the_cache_did(server: str) -> None:
+    async with serving(cached("http://127.0.0.1:1", retry=False), server=server) as served:
+        assert (await served.ask(request())).values(b"cache-status") == [b"gateway; fwd=miss"]
+        asked = request(fields=[(b"Cookie", b"a=1")])
+        assert (await served.ask(asked)).values(b"cache-status") == [b"gateway; fwd=bypass"]
+        posted = await served.ask(request("POST", body=b"x"))
+        assert posted.status == 502
+        assert posted.values(b"cache-status") == [b"gateway; fwd=method"]
+
+
 # Purging.
 
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.config.document import Config
 from gateway.config.load import load_config
 from gateway.config.problems import ConfigError
-from tests.config.support import lines, load, problems, route
+from tests.config.support import Table, lines, load, problems, route
 
 
 def error_of(path: Path) -> str:
@@ -160,6 +160,45 @@ def test_further_warnings_are_placed_like_any_other(tmp_path: Path) -> None:
     config = load_config(path, environ={}, extra_warnings=lambda config: [(("routes", 0, "path"), "is never chosen")])
     assert [str(warning) for warning in config.warnings] == [f"{path}:2:8: routes[0].path: is never chosen"]
     assert config.warnings[0].severity == "warning"
+
+
+def test_a_mistake_inside_a_table_hides_none_beside_it() -> None:
+    table = route(
+        upstream="api",
+        request_headers={"set": {"X A": "1", "X-B": "{nope}"}, "ad": {}},
+        mirror={"upstream": "apo", "share": 7},
+    )
+    table["server"] = {"tls": {"certificates": [{"cert": "no.pem", "key": "no.key"}], "min_version": "1.1"}}
+
+    assert {problem.key for problem in problems(table)} == {
+        'routes[0].request_headers.set."X A"',
+        "routes[0].request_headers.set.X-B",
+        "routes[0].request_headers.ad",
+        "routes[0].mirror.upstream",
+        "routes[0].mirror.share",
+        "server.tls.min_version",
+        "server.tls.certificates[0].cert",
+        "server.tls.certificates[0].key",
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ({"upstreams": {"a": {"endpoints": ["http://a"], "balance": "hsh", "hash_on": "path"}}}, "upstreams.a.balance"),
+        ({"admin": {"bind": "0.0.0.0:9180", "token": 5}}, "admin.token"),
+        (
+            {
+                "defaults": {"auth": {"basik": {}}},
+                "routes": [{"path": "/", "respond": {}, "rate_limit": {"key": "user"}}],
+            },
+            "defaults.auth.basik",
+        ),
+    ],
+)
+def test_what_only_follows_from_a_mistake_is_not_said(table: Table, key: str) -> None:
+    assert key in [problem.key for problem in problems(table)]
+    assert len(problems(table)) == 1
 
 
 def test_warnings_stand_beside_errors(tmp_path: Path) -> None:

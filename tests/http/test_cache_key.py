@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.http.cache_key import (
     KeyPolicy,
     covers,
+    forwarded_parts,
     parse_public_url,
     public_url,
     query_filter,
@@ -146,3 +147,25 @@ def test_what_a_filter_keeps_is_covered_by_the_whole(pairs: list[bytes]) -> None
     target = b"/p?" + b"&".join(pairs) if pairs else b"/p"
     for setting in ("none", {"only": ["a"]}, {"except": ["utm"]}):
         assert covers(target, KeyPolicy(query=setting).target(target))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "equal"),
+    [
+        pytest.param([], [(b"x-forwarded-for", b"192.0.2.1")], True, id="client"),
+        pytest.param([(b"x-forwarded-host", b"a")], [(b"x-forwarded-host", b"b")], False, id="host"),
+        pytest.param([], [(b"x-forwarded-host", b"b")], False, id="host-of-nobody"),
+        pytest.param([(b"x-forwarded-host", b"a")], [(b"x-forwarded-server", b"a")], False, id="another-name"),
+        pytest.param([(b"forwarded", b"for=1;host=a")], [(b"forwarded", b"host=a")], True, id="forwarded-client"),
+        pytest.param(
+            [(b"forwarded", b'For="[::1]:4711", host=a;by=_x')],
+            [(b"forwarded", b"For=_y, host=a;by=_z")],
+            True,
+            id="nodes",
+        ),
+        pytest.param([(b"forwarded", b"for=1;host=a")], [(b"forwarded", b"for=1;host=b")], False, id="forwarded-host"),
+        pytest.param([(b"forwarded", b'host="a;for=1"')], [(b"forwarded", b'host="a;for=2"')], False, id="in-quotes"),
+    ],
+)
+def test_what_proxies_say_of_the_url(first: Any, second: Any, equal: bool) -> None:
+    assert (forwarded_parts(first) == forwarded_parts(second)) == equal

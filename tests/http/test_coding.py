@@ -60,6 +60,33 @@ def test_after_a_flush_everything_taken_can_be_decoded(coding: str, pieces: list
     assert decoder.complete
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("length", "window_log"), [(None, 17), (0, 10), (1, 10), (1025, 11), (65_536, 16), (1 << 30, 20)]
+)
+def test_the_window_of_zstd_goes_by_the_length(level: Level, length: int | None, window_log: int) -> None:
+    encoder = make_encoder("zstd", level, length)
+    # The third part of a frame's head, RFC 8878 section 3.1.1.1.2; without a content size the window stands there.
+    assert (encoder.encode(b"x") + encoder.flush())[5] == window_log - 10 << 3
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("length", "is_large"), [(None, False), (1000, False), (512 * 1024, False), (1 << 20, True)])
+def test_the_window_of_brotli_goes_by_the_length(level: Level, length: int | None, is_large: bool) -> None:
+    encoder = make_encoder("br", level, length)
+    # RFC 7932 section 9.1: one bit of 0 is a window of 16.
+    assert (encoder.encode(b"x") + encoder.flush())[0] & 1 == is_large
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("length", [None, 0, 1, 100, 10_000_000])
+def test_a_length_that_is_wrong_does_no_harm(coding: str, level: Level, length: int | None) -> None:
+    data = b"The quick brown fox. " * 10_000
+    encoder = make_encoder(coding, level, length)
+    assert decode([coding], encoder.encode(data) + encoder.finish()) == data
+
+
 def test_codings_are_taken_off_in_reverse_order() -> None:
     data = b"layer on layer " * 1000
     assert decode(["br", "zstd", "gzip"], encode("gzip", encode("zstd", encode("br", data))), piece=100) == data

@@ -153,15 +153,16 @@ def test_an_encoded_separator_at_the_end_is_a_trailing_slash_in_the_second_readi
         (b"/files/a//b/", 1, b"a//b/"),
         (b"/files", 1, b""),
         (b"/files/", 1, b""),
-        (b"/files//", 1, b""),
-        (b"/files//a", 1, b"a"),
-        (b"//host/x", 0, b"host/x"),
+        (b"/files//", 1, b"/"),
+        (b"/files//a", 1, b"/a"),
+        (b"//files/a", 1, b"a"),
+        (b"//host/x", 0, b"/host/x"),
         (b"/", 0, b""),
         (b"/a%2Fb/%C3%a9", 1, b"%C3%a9"),
         (b"*", 0, b""),
     ],
 )
-def test_a_tail_is_the_clients_bytes_from_a_segment_on(raw: bytes, count: int, tail: bytes) -> None:
+def test_a_tail_is_the_clients_bytes_after_a_segment_and_its_slash(raw: bytes, count: int, tail: bytes) -> None:
     assert read_path(raw).tail(count) == tail
 
 

@@ -49,6 +49,13 @@ def test_names(values: list[bytes], names: Any) -> None:
         pytest.param(b"accept", b"text/html", b"TEXT/html", False, id="4.1-types-may-have-case-in-parameters"),
         pytest.param(b"user-agent", b"a", b"A", False, id="4.1-others-as-they-are"),
         pytest.param(b"user-agent", b"a ", b"a", True, id="4.1-outer-whitespace"),
+        pytest.param(b"foo", b"1,2", b" 1, 2 ", True, id="4.1-lists-of-unknown-fields"),
+        pytest.param(b"foo", b"1,2", b"2,1", False, id="4.1-order-of-unknown-fields"),
+        pytest.param(b"foo", b'"1,2"', b'"1, 2"', False, id="4.1-commas-in-quotes"),
+        pytest.param(b"foo", b"1 2", b"1  2", False, id="4.1-whitespace-elsewhere"),
+        pytest.param(b"authorization", b"Digest a=b,c=d", b"Digest a=b, c=d", False, id="4.1-credentials"),
+        pytest.param(b"cookie", b"a=1,2", b"a=1, 2", False, id="4.1-cookies"),
+        pytest.param(b"accept-language", b"en, de", b"de, en", False, id="4.1-order-of-languages"),
     ],
 )
 def test_values_that_mean_the_same_are_equal(name: bytes, first: Any, second: Any, equal: bool) -> None:

@@ -34,19 +34,54 @@ def made(**attributes: Any) -> Exchange:
     return exchange
 
 
-def attempt(endpoint: str = "http://127.0.0.1:9001", head_s: float | None = 0.0105) -> Attempt:
+def attempt(endpoint: str = "127.0.0.1:9001", *, status: int | None = 200, head_s: float | None = 0.0105) -> Attempt:
     one = Attempt(endpoint, 0.0)
-    one.head_s = head_s
+    one.outcome, one.status, one.head_s = "ok", status, head_s
+    return one
+
+
+def failed(endpoint: str = "127.0.0.1:9002", outcome: str = "ConnectFailed") -> Attempt:
+    one = Attempt(endpoint, 0.0)
+    one.outcome, one.failed_s = outcome, 0.00025
     return one
 
 
 def test_a_text_line_tells_everything() -> None:
-    exchange = made(attempts=[attempt("http://127.0.0.1:9002", None), attempt()], cache="miss", user="alice")
+    exchange = made(attempts=[attempt()], cache="miss", user="alice")
     assert text_line(exchange) == (
         '2023-11-14T22:13:20.250Z 192.0.2.1 "GET https://shop.example.com/items?id=1" 200 12.5ms in=3 out=1234 '
-        "route=shop upstream=api endpoint=http://127.0.0.1:9001 attempts=2 upstream_ms=10.5 cache=miss id=abc-1 "
+        "route=shop upstream=api endpoint=127.0.0.1:9001 attempts=1 upstream_ms=10.5 cache=miss id=abc-1 "
         "user=alice done"
     )
+
+
+def test_every_attempt_is_told_when_one_failed_and_why_endpoints_were_out() -> None:
+    exchange = made(
+        attempts=[failed(), attempt("127.0.0.1:9003", status=503), attempt()],
+        decision="3 of 4 available: 127.0.0.1:9004 ejected",
+    )
+
+    assert text_line(exchange).endswith(
+        'done tries="127.0.0.1:9002 connect-failed 0.2ms, 127.0.0.1:9003 503 10.5ms, 127.0.0.1:9001 200 10.5ms" '
+        'decision="3 of 4 available: 127.0.0.1:9004 ejected"'
+    )
+    members = json.loads(json_line(exchange))
+    assert members["tries"] == [
+        {"endpoint": "127.0.0.1:9002", "outcome": "connect-failed", "ms": 0.25},
+        {"endpoint": "127.0.0.1:9003", "outcome": "503", "ms": 10.5},
+        {"endpoint": "127.0.0.1:9001", "outcome": "200", "ms": 10.5},
+    ]
+    assert members["decision"] == "3 of 4 available: 127.0.0.1:9004 ejected"
+
+
+def test_the_only_attempt_is_told_when_it_failed() -> None:
+    assert text_line(made(attempts=[failed()])).endswith('done tries="127.0.0.1:9002 connect-failed 0.2ms"')
+    assert json.loads(json_line(made(attempts=[failed()])))["tries"][0]["outcome"] == "connect-failed"
+
+
+def test_an_attempt_that_was_given_up_with_its_exchange_has_ended() -> None:
+    given_up = Attempt("127.0.0.1:9001", 0.0)
+    assert '127.0.0.1:9001 ended 0.0ms"' in text_line(made(attempts=[failed(), given_up]))
 
 
 def test_what_is_absent_is_a_dash() -> None:
@@ -71,7 +106,7 @@ def test_a_json_line_tells_everything() -> None:
         "duration_ms": 12.5,
         "route": "shop",
         "upstream": "api",
-        "endpoint": "http://127.0.0.1:9001",
+        "endpoint": "127.0.0.1:9001",
         "attempts": 1,
         "upstream_ms": 10.5,
         "cache": "hit",
@@ -148,22 +183,17 @@ def test_lines_are_written_in_batches() -> None:
 @pytest.mark.anyio
 async def test_a_tick_writes_what_waits() -> None:
     stream = io.StringIO()
-    now = 100.0
-    ticker = Ticker(interval_s=3600.0, clock=lambda: now)
+    ticker = Ticker(interval_s=3600.0, clock=lambda: 100.0)
     log = AccessLog("json", stream)
     log.start(ticker)
     log.start(ticker)
     ticker.tick()
     log.record(made())
-    now = 100.9
-    ticker.tick()
     assert stream.getvalue() == ""
-    now = 101.0
     ticker.tick()
     assert stream.getvalue() == json_line(made()) + "\n"
     log.close()
     log.record(made())
-    now = 105.0
     ticker.tick()
     assert stream.getvalue().count("\n") == 1
     log.flush()

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange
 from gateway.http.cache_key import KeyPolicy
 from gateway.middleware.cache import Cache, CacheMiddleware
+from gateway.middleware.cache_request import OVERRIDING_FIELDS
 from gateway.middleware.compression import CompressionMiddleware
 from gateway.stores.memory import MemoryStore
 from tests.middleware.cache_origin import Answer, Clock, Origin, ask, cached, get, is_hit, status_of
@@ -194,6 +195,20 @@ async def test_whom_the_gateway_identified_counts_as_authorized() -> None:
     assert is_hit(await get(app, b"/", **with_exchange()))
 
 
+async def test_whoever_shows_a_certificate_counts_as_authorized() -> None:
+    clock = Clock()
+
+    def personal(scope: Scope) -> Answer:
+        who = scope["extensions"]["tls"]["client_cert_name"]
+        return Answer(headers=[cc(b"max-age=60")], pieces=[str(who).encode()])
+
+    app = cached(Origin(clock, choose=personal), clock)
+    for name in ("CN=anna", "CN=bert", None, "CN=anna"):
+        sent = await get(app, b"/", extensions={"tls": {"client_cert_name": name}})
+        assert sent.body == str(name).encode()
+    assert is_hit(await get(app, b"/", extensions={"tls": {"client_cert_name": None}}))
+
+
 async def test_two_users_never_share() -> None:
     clock = Clock()
 
@@ -243,6 +258,46 @@ async def test_key_without_the_gateway() -> None:
         assert not is_hit(await call(app, scope))
     for scope in scopes:
         assert is_hit(await call(app, scope))
+
+
+@pytest.mark.parametrize("name", [b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-prefix", b"forwarded"])
+async def test_without_the_gateway_nobody_chooses_the_links_of_others(name: bytes) -> None:
+    clock = Clock()
+
+    def linking(scope: Scope) -> Answer:
+        return Answer(headers=[cc(b"max-age=60")], pieces=[dict(scope["headers"]).get(name, b"mine")])
+
+    app = cached(Origin(clock, choose=linking), clock)
+    assert (await get(app, b"/", (name, b"host=evil"))).body == b"host=evil"
+    assert (await get(app)).body == b"mine"
+    assert is_hit(await get(app))
+    assert is_hit(await get(app, b"/", (name, b"host=evil")))
+    assert await app.cache.purge(url="http://example.com/") == 2
+
+
+@pytest.mark.parametrize("name", sorted(OVERRIDING_FIELDS))
+async def test_requests_for_another_url_than_their_own_pass_the_store(name: bytes) -> None:
+    clock = Clock()
+
+    def overridden(scope: Scope) -> Answer:
+        return Answer(headers=[cc(b"max-age=60")], pieces=[dict(scope["headers"]).get(name, b"mine")])
+
+    app = cached(Origin(clock, choose=overridden), clock)
+    for _ in range(2):
+        sent = await get(app, b"/", (name, b"/evil"))
+        assert sent.body == b"/evil"
+        assert status_of(sent) == b"gateway; fwd=bypass; fwd-status=200; detail=override"
+        assert (await get(app)).body == b"mine"
+    assert is_hit(await get(app))
+
+
+async def test_what_depends_on_a_field_made_for_each_client_is_not_stored() -> None:
+    clock = Clock()
+    for value in (b"X-Forwarded-For", b"accept-encoding, X-FORWARDED-FOR"):
+        origin = Origin(clock, Answer(headers=[cc(b"max-age=60"), (b"vary", value)]))
+        app = cached(origin, clock, per_client_fields=["X-Forwarded-For"])
+        assert b"detail=" in status_of(await get(app))
+        assert not is_hit(await get(app))
 
 
 async def test_routes_do_not_share_unless_they_have_one_namespace() -> None:
@@ -309,6 +364,24 @@ async def test_answers_are_stored_as_they_were_coded() -> None:
     assert sent.status == 304
     # Positions in a body that was coded here mean nothing to another copy of it.
     assert (await get(app, b"/", (AE, b"br, gzip"), (b"range", b"bytes=0-3"))).status == 200
+
+
+@pytest.mark.parametrize(
+    ("tag", "media_type", "asked"),
+    [
+        pytest.param(b'W/"1"', b"image/png", b'W/"1"', id="9111-4.3.1-the-upstreams-own-weak-tag"),
+        pytest.param(b'"1"', b"text/plain", b'W/"1", "1"', id="9110-8.8.1-weakened-by-coding"),
+    ],
+)
+async def test_validation_names_the_tag_that_the_upstream_knows(tag: bytes, media_type: bytes, asked: bytes) -> None:
+    clock = Clock()
+    fields = [cc(b"max-age=60"), (b"content-type", media_type), (b"etag", tag)]
+    origin = Origin(clock, Answer(headers=fields, pieces=[b"All work and no play. " * 200]))
+    app = cached(CompressionMiddleware(origin), clock)
+    await get(app, b"/", (AE, b"gzip"))
+    clock.now += 61
+    await get(app, b"/", (AE, b"gzip"))
+    assert origin.asked()[b"if-none-match"] == asked
 
 
 async def test_field_names_in_any_case_are_understood() -> None:

@@ -49,6 +49,13 @@ async def test_a_body_is_coded_as_the_client_wants_it(coding: str) -> None:
     assert decoded(sent) == BODY and len(sent.body) < len(BODY) / 2
 
 
+async def test_a_coding_that_is_none_does_not_stand_beside_the_real_one() -> None:
+    fields = [TEXT, (b"content-encoding", b"identity"), length(BODY)]
+    sent = await call(CompressionMiddleware(answering(200, fields, [BODY])), asking())
+    assert sent.values(b"content-encoding") == [b"gzip"]
+    assert decoded(sent) == BODY
+
+
 async def test_a_body_that_is_at_hand_keeps_a_length() -> None:
     app = CompressionMiddleware(answering(200, [TEXT, length(BODY)], [BODY], **{WHOLE_FOLLOWS: True}))
     sent = await call(app, asking())
@@ -163,6 +170,13 @@ async def test_events_leave_one_by_one() -> None:
     gate.set()
     await task
     assert decoded(sent) == b"data: 1\n\ndata: 2\n\n"
+
+
+async def test_a_stream_of_events_does_with_a_small_window() -> None:
+    events = (b"content-type", b"text/event-stream; charset=utf-8")
+    sent = await call(CompressionMiddleware(answering(200, [events], [BODY])), asking(b"zstd"))
+    # A window of 16 KiB, RFC 8878 section 3.1.1.1.2.
+    assert sent.body[5] == 14 - 10 << 3
 
 
 async def test_the_head_of_a_stream_does_not_wait_for_its_body() -> None:

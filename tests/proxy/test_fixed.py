@@ -54,6 +54,7 @@ async def test_a_status_without_a_body_has_none(status: int) -> None:
         ("/new", b"/old?a=1&b=%20", {}, b"/new?a=1&b=%20"),
         ("/new?fixed=1", b"/old?a=1", {}, b"/new?fixed=1"),
         ("https://{host}/n/{rest}", b"/o/a%2Fb", {"rest": b"a%2Fb"}, b"https://Public.example:8443/n/a%2Fb"),
+        ("/{rest}", b"//host/x", {"rest": b"/host/x"}, b"/host/x"),
         ("{scheme}://other.example/{id}", b"/7", {"id": b"7"}, b"https://other.example/7"),
     ],
 )

@@ -49,6 +49,11 @@ async def ended(mirror: MirrorHandler) -> None:
     await asyncio.gather(*mirror._copies, return_exceptions=True)
 
 
+def counted(mirror: MirrorHandler) -> tuple[int, int, int]:
+    counts = mirror.counts
+    return counts.answered, counts.failed, counts.skipped
+
+
 def post(length: int) -> dict[str, Any]:
     return http_scope("POST", headers=[(b"host", b"a"), (b"content-length", b"%d" % length)])
 
@@ -60,7 +65,7 @@ async def test_a_copy_has_the_body_and_its_answer_is_dropped() -> None:
     await ended(mirror)
     assert sent.body == b"5"
     assert shadow.bodies == [b"abcde"]
-    assert mirror.sent == 1
+    assert counted(mirror) == (1, 0, 0)
 
 
 async def test_requests_without_body_are_copied_too() -> None:
@@ -82,6 +87,7 @@ async def test_a_body_above_the_limit_is_passed_on_and_not_copied(length: int | 
     await ended(mirror)
     assert sent.body == b"5"
     assert shadow.bodies == []
+    assert counted(mirror) == (0, 0, 1)
 
 
 async def test_a_failing_copy_is_counted_and_not_felt() -> None:
@@ -89,7 +95,14 @@ async def test_a_failing_copy_is_counted_and_not_felt() -> None:
     sent = await call(mirror, post(1), b"a")
     await ended(mirror)
     assert sent.status == 200
-    assert (mirror.sent, mirror.failed) == (0, 1)
+    assert counted(mirror) == (0, 1, 0)
+
+
+async def test_a_copy_that_is_answered_with_a_server_error_has_failed() -> None:
+    mirror = MirrorHandler(answering(204), answering(503))
+    await call(mirror, http_scope())
+    await ended(mirror)
+    assert counted(mirror) == (0, 1, 0)
 
 
 async def test_a_copy_that_hangs_is_not_waited_for_and_ends_with_the_mirror() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive
 
 from gateway.errors import BadRequest, BodyTooLarge, ClientLeft
+from gateway.exchange import BODY_FAILURE
 from gateway.proxy.request_body import RequestBody, has_body
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +60,19 @@ async def test_a_client_that_leaves_ends_the_body_with_client_left() -> None:
     body = body_from({"type": "http.request", "body": b"a", "more_body": True}, LEAVES)
     with pytest.raises(ClientLeft):
         await read(body)
-    assert isinstance(body.departure, ClientLeft)
+    assert isinstance(body.failure, ClientLeft)
+
+
+async def test_what_the_server_says_that_ended_the_body_is_raised() -> None:
+    failure = BadRequest("a chunk size is malformed")
+    message = {"type": "http.disconnect", BODY_FAILURE: failure}
+
+    with pytest.raises(BadRequest) as caught:
+        await read(body_from(message))
+    assert caught.value is failure
+    watched = body_from(message)
+    assert await watched.client_left()
+    assert watched.failure is failure
 
 
 @pytest.mark.parametrize("parts", [(b"abcde",), (b"abc", b"de"), (b"abcd", b"e")], ids=str)

@@ -43,6 +43,7 @@ pytestmark = pytest.mark.anyio
 MASK = b"\x11\x22\x33\x44"
 KIB, MIB = 1024, 1024 * 1024
 SHORT = Ending(None, None, timeout_s=0.05)
+NEVER_ENDING = Ending(None, None, timeout_s=3600.0)
 # Largest piece that is read, what a transport holds before it says so, and a head.
 MAX_HELD = 256 * KIB + 64 * KIB + 1 * KIB
 
@@ -523,6 +524,33 @@ async def test_a_message_over_the_limit_does_not_pass(raw: bytes) -> None:
     assert exchange.messages_in == 1 and wire.gateway.upstream.records == [("endpoint-0", True)]
 
 
+async def test_who_breaks_the_rules_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.proxy.websocket_tunnel._CLIENT_BROKE", NEVER_ENDING)
+    async with wires() as wire:
+        wire.client.write(masked(frame(TEXT, b"x")) + masked(b"\xc1\x01y"))
+        # Its answer is not waited for, and it may be still sending.
+        assert await wire.client.rest() == close_frame(1002, "reserved bits must be 0")
+        wire.client.write(b"what nobody reads" * 1000)
+        await wire.client.close()
+        await wire.upstream_reads(masked(frame(TEXT, b"x")))
+        assert await read_frame(wire.upstream) == (CLOSE, (1002).to_bytes(2, "big") + b"reserved bits must be 0")
+        await wire.upstream.send(close_frame(1002))
+        assert (await wire.gateway.ended.get()).outcome == "done"
+
+
+async def test_a_client_inside_a_frame_hears_that_the_upstream_has_failed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.proxy.websocket_tunnel._CLOSED", NEVER_ENDING)
+    async with wires() as wire:
+        wire.client.write(masked(frame(TEXT, b"x" * 100))[:-1])
+        await wire.upstream_reads(masked(frame(TEXT, b"x" * 100))[:-1])
+        await wire.upstream.send(close_frame(1007))
+        wire.upstream.send_eof()
+        # Its close frame can only be the rest of the frame that it has begun.
+        assert await wire.client.rest() == close_frame(1007)
+        await wire.client.close()
+        assert (await wire.gateway.ended.get()).outcome == "done"
+
+
 # When there is a tunnel.
 
 
@@ -599,7 +627,7 @@ async def test_a_server_that_compresses_passes_messages() -> None:
         assert upstream.connections[0].requests[0].values(b"sec-websocket-extensions") == []
 
 
-@pytest.mark.parametrize("ends", ["fin", "reset", "close frame"])
+@pytest.mark.parametrize("ends", ["fin", "reset", "close frame", "broken rule"])
 async def test_tls_to_the_client(ends: str) -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -622,6 +650,11 @@ async def test_tls_to_the_client(ends: str) -> None:
                 client.write(masked(close_frame(1000)))
                 assert await connection.read_exactly(8) == masked(close_frame(1000))
                 await connection.closed.wait()
+            elif ends == "broken rule":
+                client.write(masked(b"\xc1\x01y") + b"what nobody reads" * 1000)
+                assert await client.rest() == close_frame(1002, "reserved bits must be 0")
+                assert await read_frame(connection) == (CLOSE, (1002).to_bytes(2, "big") + b"reserved bits must be 0")
+                await connection.send(close_frame(1002))
             else:
                 if ends == "reset":
                     client.writer.transport.abort()
@@ -630,7 +663,7 @@ async def test_tls_to_the_client(ends: str) -> None:
                 await connection.send(close_frame(1001))
             exchange = await gateway.ended.get()
             await client.close()
-    assert exchange.outcome == ("done" if ends == "close frame" else "client-left")
+    assert exchange.outcome == ("done" if ends in ("close frame", "broken rule") else "client-left")
 
 
 async def test_a_whole_gateway_passes_bytes_under_its_own_head() -> None:

@@ -87,6 +87,15 @@ def test_messages_come_whole_however_they_are_cut(
     assert asyncio.run(run()) == [message for message, _ in messages]
 
 
+@pytest.mark.anyio
+async def test_a_close_frame_may_come_inside_a_message() -> None:
+    client = client_on(Wire())
+    client.data_received(SWITCHING + frame(TEXT, b"begun", fin=False) + close_frame(4000, "bye"))
+    with pytest.raises(WebSocketClosed) as caught:
+        await client.receive()
+    assert (caught.value.code, caught.value.reason, caught.value.vanished) == (4000, "bye", False)
+
+
 @given(st.binary(max_size=400))
 def test_whatever_comes_the_client_ends_in_an_orderly_way(raw: bytes) -> None:
     async def run() -> None:

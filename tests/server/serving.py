@@ -99,7 +99,7 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Serve ``app`` until the context ends."""
     clock, refusals, state = Clock(), list[Refusal](), ServerState()
-    connections = Connections(limits or Limits(), on_refused=refusals.append, clock=clock)
+    connections = Connections(limits or Limits(), on_refused=refusals.append, request_id_header="X-Rid", clock=clock)
     served = Served(connections, clock, refusals, state)
     uvicorn_config = Config(app, log_config=None, lifespan="off", proxy_headers=False, ws="websockets-sansio", **config)
     uvicorn_config.load()

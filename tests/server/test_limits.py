@@ -8,7 +8,8 @@ import json
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from gateway.exchange import REFUSED_KEY
+from gateway.errors import BadRequest
+from gateway.exchange import BODY_FAILURE
 from gateway.server.limits import Limits, SendWatch
 from tests.server.serving import Client, Echo, Served, read_body, serving, status_of, until
 from tests.support.messages import answering
@@ -63,7 +64,9 @@ async def test_refused_request_never_reaches_the_application(data: bytes, status
         (refusal,) = served.refusals
         assert refusal.error.status == status
         assert refusal.client == "127.0.0.1"
+        assert refusal.answered
         assert document["request_id"] == refusal.request_id
+        assert b"\r\nx-rid: %b\r\n" % refusal.request_id.encode() in head
     assert app.scopes == []
 
 
@@ -102,8 +105,36 @@ async def test_bad_chunk_after_the_application_has_started_is_400_and_a_disconne
         await over.wait()
         await client.close()
     assert messages[1]["type"] == "http.disconnect"
-    assert messages[1][REFUSED_KEY].status == 400, "the application records what its client was answered"
-    assert served.refusals == []
+    assert isinstance(messages[1][BODY_FAILURE], BadRequest)
+
+
+async def test_an_application_answers_itself_what_became_of_the_body() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        failure = (await receive())[BODY_FAILURE]
+        await send({"type": "http.response.start", "status": failure.status, "headers": [(b"x-own", b"1")]})
+        await send({"type": "http.response.body", "body": b"own words"})
+
+    async with serving(app) as served:
+        client = await served.connect()
+        client.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        await settled(served, EXCHANGE)
+        client.write(b"zz\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = await client.rest()
+        assert status_of(answer) == 400 and b"x-own: 1" in answer and b"own words" in answer
+        assert b"connection: close" in answer
+        assert served.refusals == []
+        await client.close()
+
+
+async def test_a_client_that_ends_its_side_inside_a_body_still_hears_400() -> None:
+    async with serving(Echo()) as served:
+        client = await served.connect()
+        client.write(POST + b"x")
+        await settled(served, EXCHANGE)
+        client.writer.write_eof()
+        assert status_of(await client.rest()) == 400
+        await client.close()
 
 
 async def test_bad_chunk_after_the_answer_began_cuts_it() -> None:
@@ -118,6 +149,7 @@ async def test_bad_chunk_after_the_answer_began_cuts_it() -> None:
         await client.head()
         client.write(b"zz\r\n")
         assert not (await client.rest()).endswith(b"0\r\n\r\n")
+        assert [refusal.answered for refusal in served.refusals] == [False]
         await client.close()
 
 

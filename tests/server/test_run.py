@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import selectors
@@ -269,7 +270,19 @@ def test_a_port_in_use_is_a_line(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "gateway", "run", "--bind", bind]
         done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=50)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"gateway: cannot listen on {bind}: address already in use"
+    assert done.stderr.splitlines() == [f"gateway: cannot listen on {bind}: address already in use"]
+
+
+def test_what_the_server_refuses_itself_carries_the_request_id(tmp_path: Path) -> None:
+    (tmp_path / "routes.toml").write_text(table("x", SERVER + 'request_id_header = "X-Trace"\n'))
+    with running(tmp_path) as gateway:
+        host, _, port = gateway.url().removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 501 ")
+    assert b"\r\nx-trace: %b\r\n" % json.loads(body)["request_id"].encode() in head
 
 
 def changed(**changes: Any) -> Mapping[str, Any]:

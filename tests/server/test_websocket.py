@@ -177,6 +177,35 @@ async def test_draining_tells_1001() -> None:
     assert app.ends == [1001]
 
 
+async def test_a_close_frame_may_come_inside_a_message() -> None:
+    app = EchoSocket()
+    async with serving(app) as served:
+        client = await served.connect()
+        client.write(HANDSHAKE % (b"/", b""))
+        await client.head()
+        client.write(b"\x01" + HI[1:] + b"\x88\x82\x00\x00\x00\x00\x0f\xa0")
+        assert await client.rest() == b"\x88\x02\x0f\xa0"
+        await client.close()
+    assert app.ends == [4000]
+
+
+async def test_who_breaks_the_rules_hears_so_while_it_is_still_sending() -> None:
+    app = EchoSocket()
+    async with serving(app) as served:
+        client = await served.connect()
+        client.write(HANDSHAKE % (b"/", b""))
+        await client.head()
+        client.write(b"\xf1" + HI[1:])
+        assert await client.rest() == b"\x88\x19\x03\xeareserved bits must be 0"
+        for _ in range(10):
+            client.write(HI * 1000)
+            await client.writer.drain()
+        assert len(served.connections) == 1
+        await client.close()
+        await until(lambda: not len(served.connections))
+    assert app.ends == [1002]
+
+
 async def test_websockets_count_as_connections() -> None:
     async with serving(EchoSocket()) as served, websockets.connect(f"ws://127.0.0.1:{served.port}/"):
         assert len(served.connections) == 1

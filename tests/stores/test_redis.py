@@ -17,7 +17,7 @@ from gateway.http.caching import Freshness
 from gateway.http.vary import Selector
 from gateway.stores.base import MAX_VARIANTS, Entry, Purge
 from gateway.stores.redis import CHUNK_BYTES, RedisStore
-from gateway.stores.redis_format import dump_entry, key_digest, load_entry, load_purge
+from gateway.stores.redis_format import INLINE_BYTES, dump_entry, key_digest, load_entry, load_purge
 from tests.middleware.cache_origin import Answer, Client, Clock, Origin, ask, cached, get, is_hit, status_of
 from tests.stores.redis_server import REDIS_SERVER, FailingProxy, running_redis
 from tests.support.messages import http_scope
@@ -57,7 +57,11 @@ async def raw(port: int) -> AsyncIterator[Any]:
     await client.aclose()
 
 
-def entry(body: bytes = b"body", **fields: Any) -> Entry:
+LARGE = b"large" * INLINE_BYTES
+"""A body that is kept apart from its entry."""
+
+
+def entry(body: bytes = LARGE, **fields: Any) -> Entry:
     values: dict[str, Any] = {
         "status": 200,
         "fields": [(b"etag", b'"1"'), (b"x", b"\xff\x80"), (b"set-cookie", b"a"), (b"set-cookie", b"b")],
@@ -81,13 +85,30 @@ async def test_entry_comes_back_as_it_was(store: RedisStore) -> None:
     assert await store.put(KEY, stored, NOW)
     (found,) = await store.get(KEY, NOW)
     assert found.body is None
-    assert await store.read(found) == b"body"
+    assert await store.read(found) == LARGE
     for name in Entry.__slots__:
         if name != "body":
             assert getattr(found, name) == getattr(stored, name), name
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 9 * CHUNK_BYTES + 7])
+@pytest.mark.parametrize("size", [0, 1, INLINE_BYTES])
+async def test_small_bodies_come_with_their_entry(store: RedisStore, raw: Any, prefix: str, size: int) -> None:
+    body = (bytes(range(256)) + b"\n{") * 20
+    await store.put(KEY, entry(body[:size]), NOW)
+    (found,) = await store.get(KEY, NOW)
+    assert found.body == body[:size]
+    assert not found.body_id
+    assert not [name async for name in raw.scan_iter(match=prefix.replace("[", "\\[").replace("*", "\\*") + "b:*")]
+    assert await store.put(KEY, found.with_head([(b"etag", b'"2"')], found.freshness), NOW)
+    assert await store.purge(Purge(soft=True, at=NOW + 1), NOW + 1) == 1
+    (again,) = await store.get(KEY, NOW)
+    assert (again.fields, again.body) == ([(b"etag", b'"2"')], body[:size])
+    assert await store.put(KEY, entry(requested_at=NOW + 2), NOW + 2)
+    assert await store.put(KEY, entry(b"small", requested_at=NOW + 2), NOW + 2)
+    assert [found.body for found in await store.get(KEY, NOW + 2)] == [b"small"]
+
+
+@pytest.mark.parametrize("size", [INLINE_BYTES + 1, CHUNK_BYTES, CHUNK_BYTES + 1, 9 * CHUNK_BYTES + 7])
 async def test_bodies_are_kept_in_chunks(store: RedisStore, raw: Any, prefix: str, size: int) -> None:
     body = bytes(index % 251 for index in range(1024)) * (size // 1024 + 1)
     assert await store.put(KEY, entry(body[:size]), NOW)
@@ -121,7 +142,7 @@ async def test_new_head_keeps_the_body(store: RedisStore) -> None:
     (again,) = await store.get(KEY, NOW)
     assert again.fields == [(b"etag", b'"2"')]
     assert again.freshness == fresh
-    assert await store.read(again) == b"body"
+    assert await store.read(again) == LARGE
 
 
 async def test_new_head_without_a_body_left_is_not_kept(store: RedisStore, raw: Any, prefix: str) -> None:
@@ -154,7 +175,7 @@ async def test_expired_and_foreign_values_are_not_there(store: RedisStore, raw: 
     await raw.hset(f"{prefix}m:{key_digest(KEY)}", "other", b"{}")
     assert len(await store.get(KEY, NOW)) == 1
     assert load_entry(b"[1]") is None
-    assert load_entry(dump_entry(entry()).replace(b'"format":1', b'"format":0')) is None
+    assert load_entry(dump_entry(entry()).replace(b'"format":2', b'"format":1')) is None
     assert load_purge(b"nonsense") is None
     assert not await store.put(KEY, entry(), NOW + 500)
 

@@ -83,8 +83,8 @@ async def count_turns() -> None:
 async def test_twenty_bodies_at_a_time_hold_the_loop_no_longer_than_one(
     level: Level, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def watched(coding: str, level: Level) -> Encoder:
-        return Watched(make_encoder(coding, level))
+    def watched(coding: str, level: Level, length: int | None) -> Encoder:
+        return Watched(make_encoder(coding, level, length))
 
     monkeypatch.setattr(compression, "make_encoder", watched)
     Watched.by_turn.clear()

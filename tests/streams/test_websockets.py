@@ -48,6 +48,17 @@ async def told(client: ClientConnection) -> list[str]:
 
 
 @servers
+async def test_an_accepted_handshake_has_at_most_one_date(server: str) -> None:
+    async with (
+        websocket_origin() as (url, _),
+        running(proxying(url), server) as (_, port, prefix),
+        Open(port, f"{prefix}/") as client,
+    ):
+        assert client.response is not None
+        assert len(client.response.headers.get_all("Date")) <= 1
+
+
+@servers
 async def test_target_fields_and_cookies_reach_the_upstream_as_the_route_says(server: str) -> None:
     async with websocket_origin(tell_request) as (url, _):
         config = proxying(

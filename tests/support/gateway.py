@@ -24,7 +24,7 @@ from uvicorn.server import ServerState
 
 from gateway.app import Gateway
 from gateway.exchange import Exchange, Recorder
-from gateway.express import Express
+from gateway.express.table import Express
 from gateway.runtime import Runtime
 from gateway.server.limits import Connections, Limits
 from gateway.server.protocol import GatewayProtocol

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import heapq
 import random
 from collections import Counter
 from typing import Any
@@ -127,6 +128,33 @@ def test_two_choices_spread_held_requests_nearly_evenly() -> None:
     assert all(90 <= endpoint.in_flight <= 110 for endpoint in endpoints)
 
 
+def served_under_load(name: Balance, service_s: tuple[float, ...], requests: int = 6000) -> Counter[int]:
+    """Requests by endpoint when one comes every 10 ms and each keeps its endpoint as busy as ``service_s`` says."""
+    endpoints = endpoints_of(*[1] * len(service_s))
+    balancer = make_balancer(name, "client-ip", random.Random(5))
+    ends: list[tuple[float, int]] = []
+    counts: Counter[int] = Counter()
+    for number in range(requests):
+        now = 0.01 * number
+        while ends and ends[0][0] <= now:
+            endpoints[heapq.heappop(ends)[1]].in_flight -= 1
+        chosen = endpoints.index(balancer.pick(endpoints, {}))
+        endpoints[chosen].in_flight += 1
+        counts[chosen] += 1
+        heapq.heappush(ends, (now + service_s[chosen], chosen))
+    return counts
+
+
+@pytest.mark.parametrize("name", ["p2c", "least-requests"])
+@pytest.mark.parametrize("service_s", [(0.02, 0.02, 1.0), (1.0, 0.02, 0.03, 0.02)])
+def test_a_slow_server_gets_less_than_a_third_of_the_even_share(name: Balance, service_s: tuple[float, ...]) -> None:
+    counts = served_under_load(name, service_s)
+
+    even = sum(counts.values()) / len(service_s)
+    assert counts[service_s.index(1.0)] < even / 3
+    assert served_under_load("round-robin", service_s)[service_s.index(1.0)] == even
+
+
 def test_first_takes_the_first() -> None:
     endpoints = endpoints_of(1, 1, 1)
 
@@ -163,6 +191,26 @@ def test_a_key_stays_with_its_endpoint_in_every_process() -> None:
     assert {key: endpoint.label for key, endpoint in one.items()} == {key: e.label for key, e in other.items()}
 
 
+def test_what_is_remembered_of_a_key_goes_with_the_endpoints_it_was_chosen_from() -> None:
+    endpoints = endpoints_of(1, 1, 1)
+    balancer = Rendezvous(lambda scope: scope["key"], random.Random(1))
+    first = balancer.pick(endpoints, {"key": b"a"})
+    others = tuple(endpoint for endpoint in endpoints if endpoint is not first)
+
+    assert balancer.pick(others, {"key": b"a"}) in others
+    assert balancer.pick(endpoints, {"key": b"a"}) is first
+
+
+def test_a_long_key_is_hashed_like_any_other() -> None:
+    endpoints = endpoints_of(1, 1, 1)
+    balancer = Rendezvous(lambda scope: scope["key"], random.Random(1))
+
+    chosen = [balancer.pick(endpoints, {"key": b"%d" % number * 200}) for number in range(100)]
+
+    assert set(chosen) == set(endpoints)
+    assert chosen == [balancer.pick(endpoints, {"key": b"%d" % number * 200}) for number in range(100)]
+
+
 @pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 3), (5, 1)])
 def test_keys_spread_by_weight(weights: tuple[int, ...]) -> None:
     endpoints = endpoints_of(*weights)
@@ -179,6 +227,19 @@ def test_an_endpoint_that_goes_moves_only_its_own_keys(weights: tuple[int, ...])
     for gone in endpoints:
         after = by_key(tuple(endpoint for endpoint in endpoints if endpoint is not gone))
         assert {key for key in KEYS if before[key] is not after[key]} == {k for k in KEYS if before[k] is gone}
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (3, 1, 2), (1, 1)])
+def test_an_endpoint_that_comes_moves_no_more_than_its_share(weights: tuple[int, ...]) -> None:
+    endpoints = endpoints_of(*weights)
+    keys = [{"key": b"%d" % number} for number in range(20_000)]
+    balancer = Rendezvous(lambda scope: scope["key"], random.Random(1))
+    before = [balancer.pick(endpoints[:-1], key) for key in keys]
+    after = [balancer.pick(endpoints, key) for key in keys]
+
+    moved = [new for old, new in zip(before, after, strict=True) if old is not new]
+    assert set(moved) == {endpoints[-1]}
+    assert len(moved) / len(keys) == pytest.approx(weights[-1] / sum(weights), abs=0.02)
 
 
 def test_a_heavier_endpoint_only_gains_keys() -> None:
@@ -213,6 +274,7 @@ def with_exchange(client: str) -> dict[str, Any]:
         ("cookie:sid", http_scope(headers=[(b"cookie", b"SID=1; xsid=2")]), None),
         ("query:v", http_scope(target=b"/?u=1&v=2&v=3"), b"2"),
         ("query:v", http_scope(target=b"/?vv=2&v"), None),
+        ("query:für wen", http_scope(target=b"/?f%C3%BCr+wen=2"), b"2"),
     ],
 )
 def test_what_is_hashed(hash_on: str, scope: dict[str, Any], key: bytes | None) -> None:

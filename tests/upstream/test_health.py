@@ -125,7 +125,7 @@ async def test_an_endpoint_falls_and_rises(caplog: pytest.LogCaptureFixture) -> 
     assert fleet.up() == BOTH
     await fleet.rounds(3)
     assert fleet.up() == {"127.0.0.1:9002"}
-    assert fleet.upstream.decision == "127.0.0.1:9001 unhealthy"
+    assert fleet.upstream.decision == "1 of 2 available: 127.0.0.1:9001 unhealthy"
     assert fleet.upstream.snapshot()[0].last_error == "health check: connection refused"
 
     del fleet.answers[9001]

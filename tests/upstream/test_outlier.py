@@ -38,11 +38,17 @@ def test_a_success_in_between_starts_the_count_again() -> None:
     assert fail(detector, ejection, 3.0, 4.0, 5.0) == [False, False, True]
 
 
-def test_failures_that_are_far_apart_do_not_eject() -> None:
+def test_failures_in_a_row_eject_however_slowly_they_come() -> None:
     detector, ejection = OutlierDetector(SETTINGS), Ejection()
 
-    assert not any(fail(detector, ejection, *[6.0 * number for number in range(20)]))
-    assert fail(detector, ejection, 115.0) == [True]
+    assert fail(detector, ejection, 100.0, 110.0, 120.0) == [False, False, True]
+
+
+def test_an_interval_without_a_failure_starts_the_count_again() -> None:
+    detector, ejection = OutlierDetector(SETTINGS), Ejection()
+
+    assert not any(fail(detector, ejection, *[10.5 * number for number in range(20)]))
+    assert fail(detector, ejection, 210.0, 210.0, 210.0) == [False, False, True]
 
 
 def eject_and_open(detector: OutlierDetector, ejection: Ejection, now: float) -> float:
@@ -130,7 +136,7 @@ def test_an_ejected_endpoint_gets_nothing_and_comes_back_after_one_good_trial() 
     bad, good = upstream.endpoints
     assert fail_until_out(upstream, bad)
     assert {upstream.try_acquire(http_scope()) for _ in range(20)} == {good}
-    assert upstream.decision == "127.0.0.1:9001 ejected"
+    assert upstream.decision == "1 of 2 available: 127.0.0.1:9001 ejected"
     assert upstream.snapshot()[0].ejected_until == clock.now + 10.0
     assert upstream.snapshot()[0].last_error == "reset"
 

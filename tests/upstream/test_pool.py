@@ -68,7 +68,7 @@ def test_weightless_drained_and_backup_endpoints_get_nothing() -> None:
     upstream = make_upstream(at(9001), at(9002, weight=0), at(9003, drain=True), at(9004, backup=True))
 
     assert taken(upstream) == {9001}
-    assert upstream.decision == "127.0.0.1:9002 weight 0, 127.0.0.1:9003 drained"
+    assert upstream.decision == "1 of 4 available: 127.0.0.1:9002 weight 0, 127.0.0.1:9003 drained"
     upstream.drain("127.0.0.1:9001")
     assert taken(upstream) == {9004}
 
@@ -79,6 +79,24 @@ def test_what_was_tried_is_tried_again_only_when_nothing_else_is_left() -> None:
 
     assert {take(upstream, one, two) for _ in range(20)} == {three}
     assert {take(upstream, one, two, three) for _ in range(50)} == {one, two, three}
+
+
+def test_a_backup_gets_what_every_primary_has_failed() -> None:
+    upstream = make_upstream(at(9001), at(9002), at(9003, backup=True), at(9004, backup=True, drain=True))
+    one, two, backup, _ = upstream.endpoints
+
+    assert {take(upstream, one) for _ in range(20)} == {two}
+    assert take(upstream, one, two) is backup
+    assert {take(upstream, one, two, backup) for _ in range(50)} == {one, two}
+    assert taken(upstream) == {9001, 9002}
+
+
+def test_a_full_backup_is_not_waited_for() -> None:
+    upstream = make_upstream(at(9001), at(9002, backup=True), max_connections=1)
+    primary, backup = upstream.endpoints
+    assert take(upstream, primary) is backup
+
+    assert take(upstream, primary) is primary
 
 
 def test_a_single_endpoint_is_tried_again() -> None:
@@ -528,6 +546,81 @@ async def reload(upstream: Upstream, *endpoints: EndpointSettings, **settings: A
     later = upstream.successor(UpstreamSettings("shop", endpoints, **settings))
     await later.start()
     return later
+
+
+_EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["ask", "wait", "succeed", "fail", "cancel", "reload", "time", "settle"]), st.integers(0, 1000)
+    ),
+    max_size=60,
+)
+_TABLES = [
+    (at(9001), at(9002)),
+    (at(9001), at(9003, weight=3)),
+    (at(9002, drain=True), at(9003), at(9004, backup=True)),
+    (at(9001),),
+]
+
+
+@given(events=_EVENTS)
+def test_whatever_happens_in_any_order_what_is_in_flight_comes_back_to_zero(events: list[tuple[str, int]]) -> None:
+    asyncio.run(_interleave(events))
+
+
+async def _interleave(events: list[tuple[str, int]]) -> None:
+    clock = Clock()
+    outlier = OutlierSettings(failures=2, ejection_s=1.0)
+    settings: dict[str, Any] = {"max_connections": 2, "max_pending": 5, "outlier": outlier}
+    current = make_upstream(*_TABLES[0], clock=clock, **settings)
+    await current.start()
+    generations, seen = [current], set(current.endpoints)
+    held: list[tuple[Upstream, Endpoint]] = []
+    tasks: dict[asyncio.Task[Endpoint], Upstream] = {}
+
+    def collect() -> None:
+        for task in [task for task in tasks if task.done()]:
+            upstream = tasks.pop(task)
+            if not task.cancelled() and task.exception() is None:
+                held.append((upstream, task.result()))
+
+    for what, number in events:
+        if what == "ask":
+            try:
+                endpoint = current.try_acquire(SCOPE, current.endpoints[: number % 3])
+            except NoEndpoint:
+                continue
+            if endpoint is not None:
+                held.append((current, endpoint))
+        elif what == "wait":
+            tasks[waiting(current, timeout_s=1.0 + number % 10)] = current
+        elif what in ("succeed", "fail") and held:
+            upstream, endpoint = held.pop(number % len(held))
+            upstream.release(endpoint)
+            upstream.record(endpoint, ok=what == "succeed")
+        elif what == "cancel" and tasks:
+            list(tasks)[number % len(tasks)].cancel()
+        elif what == "reload":
+            current = await reload(current, *_TABLES[number % len(_TABLES)], **settings)
+            generations.append(current)
+            seen.update(current.endpoints)
+        elif what == "time":
+            clock.advance(number / 100)
+        elif what == "settle":
+            await settle()
+        collect()
+        assert all(endpoint.in_flight >= 0 for endpoint in seen)
+    for task in tasks:
+        task.cancel()
+    await settle()
+    collect()
+    assert sum(endpoint.in_flight for endpoint in seen) == len(held)
+    for upstream, endpoint in held:
+        upstream.release(endpoint)
+    assert [endpoint.in_flight for endpoint in seen] == [0] * len(seen)
+    assert [upstream.pending for upstream in generations] == [0] * len(generations)
+    for upstream in generations:
+        await upstream.aclose()
+    assert {transport_of(endpoint).closed for endpoint in seen} == {1}
 
 
 async def test_a_reload_keeps_what_did_not_change() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.errors import ConnectFailed, NoEndpoint
+from gateway.errors import ConnectFailed
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.resolve import lookup_host
 from gateway.upstream.settings import EndpointSettings, UpstreamSettings
@@ -160,7 +160,7 @@ async def test_a_failing_resolver_keeps_the_last_answer(
         await world.resolve_again()
 
     assert world.labels == ["shop.internal:80/10.0.0.1"]
-    assert world.upstream.decision == "shop.internal is not resolved"
+    assert world.upstream.decision == "1 of 1 available: shop.internal is not resolved"
     world.names.answers["shop.internal"] = ["10.0.0.1"]
     await world.resolve_again()
     assert world.upstream.decision == ""
@@ -171,7 +171,7 @@ async def test_a_failing_resolver_keeps_the_last_answer(
 async def test_a_name_that_is_unknown_at_the_start_is_asked_for_again_soon() -> None:
     world = World(Names())
     await world.upstream.start()
-    with pytest.raises(NoEndpoint, match=r"shop\.internal is not resolved"):
+    with pytest.raises(ConnectFailed, match=r"shop\.internal is not resolved"):
         world.upstream.try_acquire(http_scope())
     world.names.answers["shop.internal"] = ["10.0.0.1"]
 
@@ -205,7 +205,7 @@ async def test_a_lookup_that_hangs_is_given_up_and_repeated() -> None:
     await world.later(4.9)
     assert world.upstream.decision == ""
     await world.later(0.1)
-    assert world.upstream.decision == "shop.internal is not resolved"
+    assert world.upstream.decision == "1 of 1 available: shop.internal is not resolved"
 
     await world.resolve_again()
 
@@ -362,7 +362,7 @@ async def test_a_name_of_which_one_address_is_dead_is_served_by_the_other() -> N
             break
 
     assert (dead.requests, alive.requests) == (5, 40)
-    assert upstream.decision == f"{dead.label} ejected"
+    assert upstream.decision == f"1 of 2 available: {dead.label} ejected"
     await upstream.aclose()
     server.close()
     await server.wait_closed()

@@ -7,6 +7,7 @@ import contextlib
 
 import pytest
 
+from gateway.middleware.access_log import text_line
 from tests.support.gateway import Stopwatch, proxying, request, serving, until
 from tests.support.upstream import (
     ScriptedConnection,
@@ -115,9 +116,24 @@ async def test_refused_is_502(server: str) -> None:
             assert len(exchange.attempts) == 2
 
 
-async def test_a_name_that_is_not_resolved_is_502_or_503(server: str) -> None:
+async def test_a_name_that_is_not_resolved_is_502(server: str) -> None:
     async with serving(proxying("http://nothing.invalid:80"), server=server) as served:
-        assert (await served.ask(request())).status in (502, 503)
+        answer = await served.ask(request())
+        assert answer.status == 502 and b"nothing.invalid" not in answer.body
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_what_every_primary_refuses_goes_to_a_backup(server: str, method: str) -> None:
+    with refused_port() as port:
+        async with ScriptedUpstream(echo) as backup:
+            table = proxying()
+            table["upstreams"]["origin"] = {
+                "endpoints": [f"http://127.0.0.1:{port}", {"url": backup.url, "backup": True}]
+            }
+            async with serving(table, server=server) as served:
+                answer = await served.ask(request(method, body=b"whole" if method == "POST" else b""))
+                assert answer.status == 200
+                assert len(backup.connections) == 1
 
 
 @pytest.mark.parametrize("size", [0, 100, 300_000], ids=["none", "small", "large"])
@@ -392,3 +408,21 @@ async def test_a_waiting_request_gets_the_place_that_becomes_free(server: str) -
             answers = await asyncio.gather(*(served.ask(request("POST", body=b"%d" % n)) for n in range(30)))
             assert [answer.body for answer in answers] == [b"%d" % n for n in range(30)]
         assert len(origin.connections) <= 2
+
+
+async def test_the_record_of_an_exchange_tells_every_attempt_and_who_was_out(server: str) -> None:
+    with refused_port() as port:
+        async with ScriptedUpstream(echo) as good, ScriptedUpstream(echo) as drained:
+            table = proxying(upstream={"balance": "first"})
+            table["upstreams"]["origin"]["endpoints"] = [
+                f"http://127.0.0.1:{port}",
+                good.url,
+                {"url": drained.url, "drain": True},
+            ]
+            async with serving(table, server=server) as served:
+                assert (await served.ask(request())).status == 200
+                (exchange,) = await served.ended(1)
+                line = text_line(exchange)
+                assert f'tries="127.0.0.1:{port} connect-failed ' in line
+                assert f", 127.0.0.1:{good.port} 200 " in line
+                assert line.endswith(f' decision="2 of 3 available: 127.0.0.1:{drained.port} drained"')

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.gateway import Client, proxying, request, serving, until
-from tests.support.upstream import ScriptedConnection, ScriptedUpstream, chunked, respond, response
+from tests.support.upstream import ScriptedConnection, ScriptedUpstream, chunked, respond, response, silent
 from tests.wire.support import own_server
 
 pytestmark = pytest.mark.anyio
@@ -138,7 +138,8 @@ async def test_a_body_that_the_server_refuses_is_one_exchange_with_what_the_clie
 
 async def test_a_slow_reader_pauses_the_upstream(server: str) -> None:
     written = 0
-    total = 64 * 1024 * 1024
+    # Much more than the kernel keeps: up to 32 MiB on each of two connections.
+    total = 256 * 1024 * 1024
 
     async def script(connection: ScriptedConnection) -> None:
         nonlocal written
@@ -165,7 +166,8 @@ async def test_a_slow_reader_pauses_the_upstream(server: str) -> None:
 
 
 async def test_a_slow_upstream_pauses_the_client(server: str) -> None:
-    total = 64 * 1024 * 1024
+    # Much more than the kernel keeps: up to 32 MiB on each of two connections.
+    total = 256 * 1024 * 1024
 
     async def script(connection: ScriptedConnection) -> None:
         seen = await connection.read_request()
@@ -612,3 +614,43 @@ async def _nothing_comes(client: Client) -> None:
     for _ in range(20):
         await asyncio.sleep(0.001)
     assert not client.reader._buffer  # type: ignore[attr-defined]
+
+
+# Bodies that fail: one record, with the status that the client got.
+
+
+@own_server
+async def test_a_bad_chunk_is_400_in_the_answer_and_in_the_record() -> None:
+    async with (
+        ScriptedUpstream(silent) as origin,
+        serving(proxying(origin.url)) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Transfer-Encoding", b"chunked")]) + b"3\r\nabc\r\n")
+        connection = await origin.connection()
+        await until(lambda: connection.received.endswith(b"abc\r\n"))
+        client.write(b"zz\r\n")
+        answer = await client.answer()
+        assert answer.status == 400 and answer.value(b"connection") == b"close"
+        (exchange,) = await served.ended(1)
+        assert (exchange.status, exchange.outcome) == (400, "refused")
+        assert answer.value(b"x-request-id") == exchange.request_id.encode()
+        await connection.closed.wait()
+        assert served.upstream.snapshot()[0].failures == 0
+
+
+@own_server
+async def test_a_body_that_breaks_off_is_400_for_who_still_listens() -> None:
+    async with (
+        ScriptedUpstream(silent) as origin,
+        serving(proxying(origin.url)) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Content-Length", b"10")]) + b"some")
+        connection = await origin.connection()
+        await until(lambda: connection.received.endswith(b"some"))
+        client.writer.write_eof()
+        assert (await client.answer()).status == 400
+        await connection.closed.wait()
+        await served.ended(1)
+        assert served.upstream.snapshot()[0].failures == 0

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from gateway.server.cycle import Cycle
+from gateway.server.protocol import GatewayProtocol
 from tests.support.gateway import Client, Served, proxying, request, serving, until
 from tests.support.upstream import ScriptedConnection, ScriptedUpstream, chunked, response, silent, unanswering_port
 from tests.wire.support import own_server
@@ -88,6 +90,36 @@ async def test_in_the_middle_of_the_upload(server: str, how: str) -> None:
         await _leave(client, how)
         await _is_noted_as_left(served)
         await connection.closed.wait()
+
+
+@own_server
+@both_ways
+@pytest.mark.parametrize("is_full", [False, True], ids=["a piece waits", "nothing more is read"])
+async def test_while_the_upstream_takes_nothing_of_the_upload(server: str, how: str, is_full: bool) -> None:
+    async with (
+        ScriptedUpstream(silent, reading=False) as origin,
+        serving(proxying(origin.url), server=server) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Content-Length", b"60000000")]))
+        await origin.connection()
+        assert served.connections is not None
+        (connection,) = served.connections._open
+        assert isinstance(connection, GatewayProtocol) and isinstance(connection._cycle, Cycle)
+        sent = 0
+        while not (connection._read_paused if is_full else connection._cycle.queued_bytes):
+            client.write(b"x" * 16 * 1024)
+            sent += 16 * 1024
+            # Each piece is read before the next: what waits in the client's own buffers would hold its end back.
+            await until(lambda total=sent: connection._body is not None and connection._body._bytes == total)  # type: ignore[misc]
+        for _ in range(3):
+            # The watch asks for a disconnect, and gets a piece of the body.
+            served.gateway.runtime.ticker.tick()
+            await asyncio.sleep(0.001)
+        await _leave(client, how)
+        await _is_noted_as_left(served)
+        await until(lambda: not len(served.connections or ()))
+        assert not len(served.connections.hang_ups)
 
 
 @both_ways

@@ -53,6 +53,7 @@ async def test_no_idempotent_request_fails_while_servers_die_hang_and_refuse(tmp
         endpoints = ", ".join(f'"http://127.0.0.1:{port}"' for _, port in servers.values())
         _, port = stack.enter_context(gateway_process(CONFIG.format(endpoints=endpoints), tmp_path))
         shares: collections.Counter[str] = collections.Counter()
+        by_second: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         failures: list[str] = []
         started = time.monotonic()
 
@@ -69,6 +70,7 @@ async def test_no_idempotent_request_fails_while_servers_die_hang_and_refuse(tmp
                 if answer.status != 200 or not answer.complete:
                     failures.append(f"{time.monotonic() - started:.1f} s: {answer.status} {answer.body[:200]!r}")
                 shares[answer.body.decode()] += 1
+                by_second[int(time.monotonic() - started)][answer.body.decode()] += 1
             await client.close()
 
         async def at(second: float) -> None:
@@ -94,6 +96,9 @@ async def test_no_idempotent_request_fails_while_servers_die_hang_and_refuse(tmp
             group.create_task(trouble())
             for _ in range(CONNECTIONS):
                 group.create_task(load())
+        for second, counts in sorted(by_second.items()):
+            parts = "  ".join(f"{name} {counts[name] / counts.total():6.1%}" for name in "ABC")
+            print(f"{second:>3} s  {parts}  of {counts.total()}")
         total = sum(shares.values())
         print(
             f"\n{total} requests: " + ", ".join(f"{name} {count / total:.1%}" for name, count in sorted(shares.items()))

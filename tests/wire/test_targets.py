@@ -77,6 +77,7 @@ async def test_an_absolute_target_never_changes_where_the_request_goes(server: s
         ({"path": "/old/*", "strip_prefix": "/old", "add_prefix": "/new"}, b"/old/x", b"/new/x"),
         ({"path": "/users/{id}", "rewrite": "/u/{id}/show"}, b"/users/a%20b?z", b"/u/a%20b/show?z"),
         ({"path": "/f/{rest*}", "rewrite": "/files/{rest}"}, b"/f/a/b%2Fc/", b"/files/a/b%2Fc/"),
+        ({"path": "/f/{rest*}", "rewrite": "/files/{rest}"}, b"/f//a//", b"/files//a//"),
     ],
 )
 async def test_a_rewritten_target(server: str, route: dict[str, Any], target: bytes, expected: bytes) -> None:

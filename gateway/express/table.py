@@ -1,4 +1,4 @@
-"""Where the short way begins: a header section that has been let in, a route that has one, an endpoint with room."""
+"""Where the short way begins: a header section that has been let in, and a target that leads to a lane."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from starlette.types import ASGIApp, Scope
 
 from gateway.errors import GatewayError
 from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder
+from gateway.express.proxied import ExpressExchange, ProxiedLane
+from gateway.express.stored import StoredHead
+from gateway.http.fields import Fields
 from gateway.http.target import MAX_CACHED_BYTES, RequestPath, read_path
 from gateway.middleware.admission import Admission
-from gateway.proxy.express import ExpressExchange, ExpressRoute
 from gateway.router import RouteTable
 
 _MAX_REMEMBERED = 4096
@@ -21,24 +23,56 @@ _MAX_REMEMBERED = 4096
 class ExpressClient(Protocol):
     """Whoever serves a client and can do so on the short way."""
 
-    def begin_express(self, express: Express, route: ExpressRoute, exchange: Exchange) -> ExpressExchange:
+    def begin_express(self, express: Express, lane: ProxiedLane, exchange: Exchange) -> ExpressExchange:
         """From now on the client waits for this exchange."""
+
+    def answer_at_once(self, status: int, head: StoredHead, own: Fields, body: bytes) -> bool:
+        """Answer with ``head``, the fields of this one answer, and a body; False when that cannot be done now."""
+
+
+class Lane(Protocol):
+    """What a route is on the short way."""
+
+    @property
+    def name(self) -> str:
+        """The route's."""
+
+    def begin(self, express: Express, admitted: Admitted, target: bytes, way: Way, client: ExpressClient) -> bool:
+        """Serve a GET of ``target``; False, and nothing has happened, when it has to go the long way.
+
+        Raises GatewayError, which means the same.
+        """
 
 
 class Way:
-    """Where a target leads: the route, what its names matched, and the target for each base path of its endpoints."""
+    """Where a target leads: the lane, what its names matched, and the target for each base path of the endpoints."""
 
-    __slots__ = ("params", "path", "route", "targets")
+    __slots__ = ("lane", "params", "path", "targets")
 
-    def __init__(self, route: ExpressRoute | None, path: RequestPath, params: Mapping[str, bytes]) -> None:
-        self.route = route
+    def __init__(self, lane: Lane | None, path: RequestPath, params: Mapping[str, bytes]) -> None:
+        self.lane = lane
         self.path = path
         self.params = params
         self.targets: dict[bytes, bytes] = {}
 
+    @staticmethod
+    def scope(admitted: Admitted, target: bytes, exchange: Exchange) -> Scope:
+        """As much of a scope as balancing and rewriting look at."""
+        raw_path, _, query = target.partition(b"?")
+        return {
+            "headers": admitted.fields,
+            "raw_path": raw_path,
+            "query_string": query,
+            "extensions": {"gateway.target": target},
+            SCOPE_KEY: exchange,
+        }
+
 
 class Express:
-    """The short ways of one generation; ``app`` is the long one, for exchanges that turn out not to be plain."""
+    """The short ways of one generation; ``app`` is the long one, for exchanges that turn out not to be plain.
+
+    ``enter`` counts an exchange that begins here, the first of ``recorders`` counts it back.
+    """
 
     def __init__(
         self,
@@ -51,10 +85,9 @@ class Express:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.app = app
+        self.enter = enter
         self._admission = admission
-        self._new_request_id = admission.new_request_id
         self._match = table.match
-        self._enter = enter
         self._recorders = tuple(recorders)
         self._clock = clock
         # With conditions on fields or clients, host and target alone do not say where a request goes.
@@ -68,7 +101,7 @@ class Express:
             return None
 
     def begin(self, admitted: Admitted, target: bytes, client: ExpressClient) -> bool:
-        """Send a GET without a body on its way; False, and nothing has happened, when it has to go the long one.
+        """Serve a GET without a body; False, and nothing has happened, when it has to go the long way.
 
         ``target`` is a path and perhaps a query, of characters that have one meaning.
         """
@@ -77,33 +110,24 @@ class Express:
             way = None if ways is None else ways.get((admitted.host, target))
             if way is None:
                 way = self._find(admitted, target)
-            route = way.route
-            if route is None or (route.is_coded and admitted.has_weak_tags):
-                return False
-            exchange = Exchange("GET", target, self._clock)
-            admitted.describe(exchange, self._new_request_id())
-            upstream = route.upstream
-            endpoint = upstream.try_acquire(
-                _scope_of(admitted, target, exchange) if upstream.looks_at_requests else _NO_SCOPE
-            )
+            lane = way.lane
+            return lane is not None and lane.begin(self, admitted, target, way, client)
         except GatewayError:
             return False
-        if endpoint is None:
-            return False
-        self._enter()
+
+    def exchange(self, admitted: Admitted, target: bytes, way: Way) -> Exchange:
+        """The record of an exchange that begins now."""
+        exchange = Exchange("GET", target, self._clock)
+        admitted.describe(exchange, self._admission.new_request_id())
         exchange.path = way.path
         exchange.params = way.params
-        exchange.route = route.name
-        exchange.decision = upstream.decision
-        out = way.targets.get(endpoint.base_path)
-        if out is None:
-            scope = _scope_of(admitted, target, exchange)
-            out = way.targets[endpoint.base_path] = route.outbound.target_for(endpoint, scope, way.params)
-        client.begin_express(self, route, exchange).send(endpoint, admitted, out)
-        return True
+        assert way.lane is not None
+        exchange.route = way.lane.name
+        return exchange
 
     def end(self, exchange: Exchange) -> None:
         """Record an exchange that ended on the short way."""
+        exchange.finished = self._clock()
         for record in self._recorders:
             record(exchange)
 
@@ -112,25 +136,10 @@ class Express:
         path = read_path(raw_path)
         scope: Scope = {"headers": admitted.fields, "query_string": query}
         match = self._match("GET", admitted.host, path, scope, admitted.identity.client)
-        way = Way(match.rule.target.express, path, match.params)
+        way = Way(match.rule.target.lane, path, match.params)
         ways = self._ways
         if ways is not None and len(target) <= MAX_CACHED_BYTES:
             if len(ways) >= _MAX_REMEMBERED:
                 ways.clear()
             ways[admitted.host, target] = way
         return way
-
-
-_NO_SCOPE: Scope = {}
-
-
-def _scope_of(admitted: Admitted, target: bytes, exchange: Exchange) -> Scope:
-    """As much of a scope as balancing and rewriting look at."""
-    raw_path, _, query = target.partition(b"?")
-    return {
-        "headers": admitted.fields,
-        "raw_path": raw_path,
-        "query_string": query,
-        "extensions": {"gateway.target": target},
-        SCOPE_KEY: exchange,
-    }

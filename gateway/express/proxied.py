@@ -1,21 +1,17 @@
-"""The short way of a plain exchange: a request without a body to a connection that idles, an answer that needs no work.
-
-``ProxyHandler`` and the layers before it say what an exchange means; this is what is left of them when there is nothing
-to wait for but the upstream. Their rules are asked once for each header section and each field, and remembered. What
-turns out not to be plain goes on through the layers from where it stands: the handler takes over the endpoint, the
-attempt and what came of it, and decides about retries, coding and streaming.
-"""
+"""The lane to an upstream: a request to a connection that idles, and an answer that is there whole."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
-from typing import Any, Protocol
+import time
+from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ClientLeft, ConnectionBroken
-from gateway.exchange import SCOPE_KEY, Admitted, Attempt, Exchange, Message, ResponseRule, Scope
+from gateway.exchange import Admitted, Attempt, Exchange
+from gateway.express.fields import COMPRESSIBLE, HAS_DATE, HAS_LENGTH, NOT_PLAIN, Compression, PlainFields, lines_of
+from gateway.http.dates import http_date
 from gateway.http.fields import Fields
-from gateway.http.hop_by_hop import inbound_fields, is_plain_connection
+from gateway.http.hop_by_hop import inbound_fields
 from gateway.proxy.outbound import Outbound
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.http1 import Http1Transport
@@ -24,104 +20,16 @@ from gateway.upstream.http1_request import request_head
 from gateway.upstream.messages import InboundResponse
 from gateway.upstream.pool import Upstream
 
-Field = tuple[bytes, bytes]
+if TYPE_CHECKING:
+    from gateway.express.table import Express, ExpressClient, Way
 
-HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN = 1, 2, 4, 8
-"""What a field says about its response."""
-
-_MAX_REMEMBERED = 1024
-# What they become depends on where the client thinks it is.
-_REFERENCES = frozenset([b"location", b"content-location", b"refresh"])
 # Without a body, or of meaning to retries and outlier detection.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304, 502, 503, 504])
-_DROPPED = 0, b""
+_NO_SCOPE: dict[str, Any] = {}
 
 
-class Compression(Protocol):
-    """What decides about the coding of answers."""
-
-    min_size: int
-
-    def is_compressible(self, media_type: bytes) -> bool: ...
-
-
-class PlainFields(dict[Field, tuple[int, bytes]]):
-    """What becomes of a field of an upstream's response: what it says about it, and its line for the client.
-
-    The line is empty for what is dropped: ``hidden`` fields, those of the hop, and ``own``, which the gateway adds
-    itself.
-    """
-
-    def __init__(
-        self,
-        *,
-        hidden: frozenset[bytes],
-        own: frozenset[bytes],
-        answer_rules: tuple[ResponseRule, ...],
-        response_rules: tuple[ResponseRule, ...],
-        compression: Compression | None,
-    ) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self._own = own
-        self._answer_rules = answer_rules
-        self._response_rules = response_rules
-        self._compression = compression
-
-    def __missing__(self, field: Field) -> tuple[int, bytes]:
-        verdict = self._judge(field)
-        # What is one client's alone is not to be kept.
-        if field[0] != b"set-cookie":
-            if len(self) >= _MAX_REMEMBERED:
-                self.clear()
-            self[field] = verdict
-        return verdict
-
-    def added(self, scheme: str) -> Fields:
-        """What the route's rules add to a response with none of the names that they look at."""
-        return _after(self._response_rules, [], scheme)
-
-    def _judge(self, field: Field) -> tuple[int, bytes]:
-        name, value = field
-        if name == b"connection":
-            return _DROPPED if is_plain_connection(value) else (NOT_PLAIN, b"")
-        if name in self._own or not inbound_fields([field], drop=self.hidden):
-            return _DROPPED
-        if name in _REFERENCES:
-            return NOT_PLAIN, b""
-        if name == b"set-cookie":
-            (field,) = _after(self._answer_rules, [field], "https")
-        if _after(self._response_rules, [field], "https") != [field, *self.added("https")]:
-            return NOT_PLAIN, b""
-        return self._flags(name, value), b"%b: %b\r\n" % field
-
-    def _flags(self, name: bytes, value: bytes) -> int:
-        if name == b"content-length":
-            return HAS_LENGTH
-        if name == b"date":
-            return HAS_DATE
-        if self._compression is not None:
-            if name == b"content-encoding":
-                return NOT_PLAIN
-            if name == b"content-type" and self._compression.is_compressible(value):
-                return COMPRESSIBLE
-        return 0
-
-
-def _after(rules: Iterable[ResponseRule], fields: Fields, scheme: str) -> Fields:
-    """``fields`` after ``rules``, none of which looks at more of an exchange than its scheme."""
-    exchange = Exchange("GET", b"/")
-    exchange.scheme = scheme
-    scope: Scope = {SCOPE_KEY: exchange, "headers": []}
-    message: Message = {"type": "http.response.start", "status": 200, "headers": list(fields)}
-    for rule in rules:
-        rule(scope, message)
-    found: Fields = message["headers"]
-    return found
-
-
-class ExpressRoute:
-    """A route for which there is a short way. ``name`` is the route's.
+class ProxiedLane:
+    """A route whose requests go to one upstream. ``name`` is the route's.
 
     ``timeout_s``, ``attempt_timeout_s`` (0 for none) and ``idle_timeout_s`` as for ``ProxyHandler``; ``retried`` are
     statuses after which another attempt may follow.
@@ -154,13 +62,33 @@ class ExpressRoute:
         self.is_coded = compression is not None
         """Whether tags that the client knows may have been weakened: the upstream needs to see their strong form."""
         self._coded_from = compression.min_size if compression is not None else 0
+        self._request_id_name = request_id_name
         self._id_line = request_id_name + b": " if request_id_name else b""
-        self._added = {
-            scheme: b"".join(b"%b: %b\r\n" % field for field in plain_fields.added(scheme))
-            for scheme in ("http", "https")
-        }
+        self._added = {scheme: lines_of(plain_fields.added(scheme)) for scheme in ("http", "https")}
+        self._added_fields = {scheme: plain_fields.added(scheme) for scheme in ("http", "https")}
         # Stands where the request id comes in heads that are kept; nobody outside can know it.
         self._mark = secrets.token_hex(16)
+        self._any_exchange = Exchange("GET", b"/")
+        self._any_exchange.route = name
+
+    def begin(self, express: Express, admitted: Admitted, target: bytes, way: Way, client: ExpressClient) -> bool:
+        """Send the request; False when no endpoint has room. Raises NoEndpoint."""
+        if self.is_coded and admitted.has_weak_tags:
+            return False
+        exchange = express.exchange(admitted, target, way)
+        upstream = self.upstream
+        scope = way.scope(admitted, target, exchange) if upstream.looks_at_requests else _NO_SCOPE
+        endpoint = upstream.try_acquire(scope)
+        if endpoint is None:
+            return False
+        express.enter()
+        exchange.decision = upstream.decision
+        out = way.targets.get(endpoint.base_path)
+        if out is None:
+            scope = way.scope(admitted, target, exchange)
+            out = way.targets[endpoint.base_path] = self.outbound.target_for(endpoint, scope, way.params)
+        client.begin_express(express, self, exchange).send(endpoint, admitted, out)
+        return True
 
     def public_interim(self, fields: Fields) -> Fields:
         """What the client sees of the fields of an interim response."""
@@ -169,16 +97,15 @@ class ExpressRoute:
     def head(self, admitted: Admitted, endpoint: Endpoint, target: bytes, request_id: str) -> bytes:
         """The request to ``endpoint``, up to its empty line."""
         key = endpoint if self.outbound.is_for_endpoint else self
-        parts = admitted.heads.get(key)
+        parts: list[bytes] | None = admitted.notes.get(key)
         if parts is None:
-            parts = admitted.heads[key] = self._head_parts(admitted, endpoint)
+            parts = admitted.notes[key] = self._head_parts(admitted, endpoint)
         return b"GET " + target + request_id.encode("ascii").join(parts)
 
     def _head_parts(self, admitted: Admitted, endpoint: Endpoint) -> list[bytes]:
         """What follows the target of every request with these fields, cut where the request id stands."""
-        exchange = Exchange("GET", b"/")
+        exchange = self._any_exchange
         admitted.describe(exchange, self._mark)
-        exchange.route = self.name
         scope = {"headers": admitted.fields, "http_version": "1.1"}
         fields = self.outbound.fields_for(endpoint, self.outbound.fields(scope, exchange))
         head = request_head(b"GET", b"/", fields, None)
@@ -190,20 +117,41 @@ class ExpressRoute:
         lines = []
         plain_fields = self.plain_fields
         for field in response.raw_fields:
-            flag, line = plain_fields[field]
+            flag, line, _ = plain_fields[field]
             flags |= flag
             lines.append(line)
-        if flags & NOT_PLAIN or response.status_code in self._retried:
-            return None
-        has_length = flags & HAS_LENGTH
-        if flags & COMPRESSIBLE and (not has_length or len(response.whole or b"") >= self._coded_from):
+        if not self._is_plain(flags, response):
             return None
         if self._id_line:
             lines += (self._id_line, exchange.request_id.encode("ascii"), b"\r\n")
         lines.append(self._added[exchange.scheme])
         if not flags & HAS_DATE:
             lines.append(date_line)
-        return b"".join(lines), bool(has_length)
+        return b"".join(lines), bool(flags & HAS_LENGTH)
+
+    def public_fields(self, response: InboundResponse, exchange: Exchange) -> Fields | None:
+        """The fields of the client's response head; None if it takes more work."""
+        flags = 0
+        fields: Fields = []
+        plain_fields = self.plain_fields
+        for field in response.raw_fields:
+            flag, _, kept = plain_fields[field]
+            flags |= flag
+            if kept is not None:
+                fields.append(kept)
+        if not self._is_plain(flags, response):
+            return None
+        if self._request_id_name:
+            fields.append((self._request_id_name, exchange.request_id.encode("ascii")))
+        fields += self._added_fields[exchange.scheme]
+        if not flags & HAS_DATE:
+            fields.append((b"date", http_date(time.time())))
+        return fields
+
+    def _is_plain(self, flags: int, response: InboundResponse) -> bool:
+        if flags & NOT_PLAIN or response.status_code in self._retried:
+            return False
+        return not flags & COMPRESSIBLE or (flags & HAS_LENGTH != 0 and len(response.whole or b"") < self._coded_from)
 
 
 class ExpressExchange:
@@ -221,31 +169,33 @@ class ExpressExchange:
         "exchange",
         "is_over",
         "is_sent",
+        "is_settled",
+        "lane",
         "response",
-        "route",
         "was_stale",
     )
 
-    def __init__(self, route: ExpressRoute, exchange: Exchange) -> None:
-        self.route = route
+    def __init__(self, lane: ProxiedLane, exchange: Exchange) -> None:
+        self.lane = lane
         self.exchange = exchange
-        self.deadline = exchange.started + route.timeout_s
+        self.deadline = exchange.started + lane.timeout_s
         self.is_sent = False
         self.was_stale = False
         self.response: InboundResponse | None = None
         self.error: Exception | None = None
         self.is_over = False
+        self.is_settled = False
         self._connection: Http1Connection | None = None
         self.endpoint: Endpoint
 
     def send(self, endpoint: Endpoint, admitted: Admitted, target: bytes) -> None:
         """Send the request for ``target`` to ``endpoint``, which counts it in flight already."""
         self.endpoint = endpoint
-        exchange, route, transport = self.exchange, self.route, endpoint.transport
+        exchange, lane, transport = self.exchange, self.lane, endpoint.transport
         if not isinstance(transport, Http1Transport):
             self.go_on()
             return
-        head = route.head(admitted, endpoint, target, exchange.request_id)
+        head = lane.head(admitted, endpoint, target, exchange.request_id)
         connection = transport.take_idle(exchange.started)
         if connection is None:
             self.go_on()
@@ -256,8 +206,8 @@ class ExpressExchange:
         connection.begin(
             self,
             head,
-            deadline=exchange.started + route.head_s,
-            timeouts=route.timeouts,
+            deadline=exchange.started + lane.head_s,
+            timeouts=lane.timeouts,
             on_interim=self.inform,
         )
 
@@ -292,35 +242,40 @@ class ExpressExchange:
 
     # What the handler takes over.
 
-    def outcome(self) -> InboundResponse:
-        """The response; raises what happened in its place."""
+    async def outcome(self) -> InboundResponse | None:
+        """The response; None when the connection was stale. Raises what happened in its place."""
         if self.error is not None:
             raise self.error
-        assert self.response is not None
         return self.response
 
     # Endings.
 
     def settle(self, response: InboundResponse) -> None:
         """A plain answer, complete by now: the endpoint has done well and is free."""
-        exchange, endpoint, upstream = self.exchange, self.endpoint, self.route.upstream
+        self.is_settled = True
+        exchange, endpoint, upstream = self.exchange, self.endpoint, self.lane.upstream
         attempt = exchange.attempts[0]
         attempt.status = exchange.status = response.status_code
-        attempt.head_s = exchange.finished - attempt.started
+        attempt.head_s = time.monotonic() - attempt.started
         attempt.outcome = "ok"
-        exchange.upstream = self.route.upstream_name
+        exchange.upstream = self.lane.upstream_name
         upstream.release(endpoint)
         upstream.record(endpoint, ok=True)
 
-    def abandon(self) -> None:
-        """The client has left."""
-        if self.is_over:
-            return
+    def cancel(self) -> None:
+        """Nobody waits for the response any more."""
         self.is_over = True
         if self._connection is not None:
             self._connection.abandon(self)
-        upstream, exchange = self.route.upstream, self.exchange
-        exchange.upstream = self.route.upstream_name
+
+    def abandon(self) -> None:
+        """The client has left, before the response was settled or went on."""
+        if not self.is_over:
+            self.cancel()
+        elif self.response is not None and self.response.whole is None:
+            self.response.stream.close()
+        upstream, exchange = self.lane.upstream, self.exchange
+        exchange.upstream = self.lane.upstream_name
         upstream.release(self.endpoint)
         exchange.error = ClientLeft("the client left")
         exchange.status = ClientLeft.status

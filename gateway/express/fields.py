@@ -1,0 +1,118 @@
+"""What becomes of a field of a response on the short way, asked once for each field and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from gateway.exchange import SCOPE_KEY, Exchange, Message, ResponseRule, Scope
+from gateway.http.fields import Fields
+from gateway.http.hop_by_hop import inbound_fields, is_plain_connection
+
+Field = tuple[bytes, bytes]
+
+HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN = 1, 2, 4, 8
+"""What a field says about its response."""
+
+_MAX_REMEMBERED = 1024
+# What they become depends on where the client thinks it is.
+_REFERENCES = frozenset([b"location", b"content-location", b"refresh"])
+
+Verdict = tuple[int, bytes, Field | None]
+"""What a field says about its response, its line for the client, and the field itself; nothing of it when dropped."""
+
+_DROPPED: Verdict = 0, b"", None
+_WORK: Verdict = NOT_PLAIN, b"", None
+
+
+class Compression(Protocol):
+    """What decides about the coding of answers."""
+
+    min_size: int
+
+    def is_compressible(self, media_type: bytes) -> bool: ...
+
+
+class PlainFields(dict[Field, Verdict]):
+    """What becomes of a field of an upstream's response.
+
+    Dropped are ``hidden`` fields, those of the hop, and ``own``, which the gateway adds itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: frozenset[bytes],
+        own: frozenset[bytes],
+        answer_rules: tuple[ResponseRule, ...],
+        response_rules: tuple[ResponseRule, ...],
+        compression: Compression | None,
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self._own = own
+        self._answer_rules = answer_rules
+        self._response_rules = response_rules
+        self._compression = compression
+
+    def __missing__(self, field: Field) -> Verdict:
+        verdict = self._judge(field)
+        # What is one client's alone is not to be kept.
+        if field[0] != b"set-cookie":
+            if len(self) >= _MAX_REMEMBERED:
+                self.clear()
+            self[field] = verdict
+        return verdict
+
+    def added(self, scheme: str) -> Fields:
+        """What the route's rules add to a response with none of the names that they look at."""
+        return after_rules(self._response_rules, [], scheme)
+
+    def _judge(self, field: Field) -> Verdict:
+        name, value = field
+        if name == b"connection":
+            return _DROPPED if is_plain_connection(value) else _WORK
+        if name in self._own or not inbound_fields([field], drop=self.hidden):
+            return _DROPPED
+        if name in _REFERENCES:
+            return _WORK
+        if name == b"set-cookie":
+            (field,) = after_rules(self._answer_rules, [field], "https")
+        if after_rules(self._response_rules, [field], "https") != [field, *self.added("https")]:
+            return _WORK
+        return self._flags(name, value), lines_of([field]), field
+
+    def _flags(self, name: bytes, value: bytes) -> int:
+        if name == b"content-length":
+            return HAS_LENGTH
+        if name == b"date":
+            return HAS_DATE
+        if self._compression is not None:
+            if name == b"content-encoding":
+                return NOT_PLAIN
+            if name == b"content-type" and self._compression.is_compressible(value):
+                return COMPRESSIBLE
+        return 0
+
+
+def are_left_alone(names: Iterable[bytes], rules: Iterable[ResponseRule]) -> bool:
+    """Whether ``rules`` neither change nor drop fields of these names, which come into a head after they were asked."""
+    fields = [(name, b"0") for name in names]
+    return after_rules(rules, fields, "https")[: len(fields)] == fields
+
+
+def lines_of(fields: Fields) -> bytes:
+    """Fields as they stand in a head."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+def after_rules(rules: Iterable[ResponseRule], fields: Fields, scheme: str) -> Fields:
+    """``fields`` after ``rules``, none of which looks at more of an exchange than its scheme."""
+    exchange = Exchange("GET", b"/")
+    exchange.scheme = scheme
+    scope: Scope = {SCOPE_KEY: exchange, "headers": []}
+    message: Message = {"type": "http.response.start", "status": 200, "headers": list(fields)}
+    for rule in rules:
+        rule(scope, message)
+    found: Fields = message["headers"]
+    return found

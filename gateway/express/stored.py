@@ -1,0 +1,90 @@
+"""The lane to the cache's store: a fresh answer goes out as it was put together for the first that asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.exchange import Admitted, ResponseRule
+from gateway.express.fields import after_rules, lines_of
+from gateway.http.fields import Fields, content_length, get_first
+from gateway.middleware.cache import CacheMiddleware
+from gateway.stores.base import Entry
+
+if TYPE_CHECKING:
+    from gateway.express.table import Express, ExpressClient, Way
+
+# Without a body.
+_NOT_PLAIN_STATUSES = frozenset([204, 205, 304])
+
+
+class StoredHead:
+    """What of an answer's head is the same for everybody who gets it through ``lane``."""
+
+    __slots__ = ("fields", "is_plain", "lane", "lines")
+
+    def __init__(self, lane: StoredLane, fields: Fields, is_plain: bool) -> None:
+        self.lane = lane
+        self.fields = fields
+        self.lines = lines_of(fields)
+        self.is_plain = is_plain
+        """Whether it is complete, and followed by a body of the length that it announces."""
+
+
+class StoredLane:
+    """A route with a cache in memory. ``name`` is the route's; ``response_rules`` are for every answer of it."""
+
+    def __init__(
+        self,
+        name: str,
+        cache: CacheMiddleware,
+        *,
+        response_rules: tuple[ResponseRule, ...],
+        request_id_name: bytes,
+    ) -> None:
+        self.name = name
+        self._cache = cache
+        self._response_rules = response_rules
+        self._request_id_name = request_id_name
+
+    def begin(self, express: Express, admitted: Admitted, target: bytes, way: Way, client: ExpressClient) -> bool:
+        """Answer from the store; False when it has nothing that is fresh, or the request asks for more than that."""
+        cache = self._cache
+        asks_nothing = admitted.notes.get(self)
+        if asks_nothing is None:
+            asks_nothing = admitted.notes[self] = cache.asks_nothing(admitted.fields)
+        if not asks_nothing or admitted.has_certificate:
+            return False
+        scheme = admitted.identity.scheme
+        now = cache.clock()
+        key = cache.key(scheme, admitted.public_host, target, admitted.fields)
+        entry = cache.fresh_now(key, admitted.fields, now)
+        if entry is None:
+            return False
+        head = entry.sent_as
+        if not isinstance(head, StoredHead) or head.lane is not self:
+            head = entry.sent_as = self._head(entry, scheme)
+        if not head.is_plain:
+            return False
+        exchange = express.exchange(admitted, target, way)
+        own = cache.hit_fields(key, entry, now)
+        if self._request_id_name:
+            own.append((self._request_id_name, exchange.request_id.encode("ascii")))
+        body = entry.body or b""
+        if not client.answer_at_once(entry.status, head, own, body):
+            return False
+        express.enter()
+        exchange.cache = "hit"
+        exchange.status = entry.status
+        exchange.body_bytes_out = len(body)
+        express.end(exchange)
+        return True
+
+    def _head(self, entry: Entry, scheme: str) -> StoredHead:
+        fields = [field for field in entry.fields if field[0] != self._request_id_name]
+        fields = after_rules(self._response_rules, fields, scheme)
+        is_plain = (
+            entry.status not in _NOT_PLAIN_STATUSES
+            and content_length(fields) == entry.size
+            and get_first(fields, b"date") is not None
+        )
+        return StoredHead(self, fields, is_plain)

@@ -1,0 +1,233 @@
+"""Whatever way an exchange takes, both ends see the same."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.express.support import second_exchange
+from tests.support.gateway import proxying, request
+from tests.support.upstream import ScriptedUpstream, chunked, respond, response
+
+pytestmark = pytest.mark.anyio
+
+JSON = (b"Content-Type", b"application/json")
+DATE = (b"Date", formatdate(time.time(), usegmt=True).encode())
+
+PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
+    # name: (keys of the route, the upstream's answer, the request)
+    "plain": ({}, response(200, [JSON, DATE], b"hello"), request()),
+    "no date": ({}, response(200, [JSON], b"hello"), request()),
+    "empty body": ({}, response(200, [DATE], b""), request()),
+    "404": ({}, response(404, [JSON, DATE], b"no"), request()),
+    "unknown status": ({}, response(299, [DATE], b"x"), request()),
+    "chunked": ({}, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"ab", b"c"), request()),
+    "chunked and empty": ({}, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", request()),
+    "hidden fields": ({}, response(200, [(b"Server", b"x"), (b"X-Powered-By", b"y"), DATE], b"a"), request()),
+    "repeated fields": ({}, response(200, [(b"Link", b"<a>"), (b"Link", b"<b>"), DATE], b"a"), request()),
+    "obs-text": ({}, response(200, [(b"X", b"\xe9\xff"), DATE], b"a"), request(fields=[(b"X", b"\xe9")])),
+    "cookies": ({}, response(200, [(b"Set-Cookie", b"a=1; Path=/"), (b"Set-Cookie", b"b=2"), DATE], b"a"), request()),
+    "query": ({}, response(200, [DATE], b"a"), request(target=b"/a%2Fb//c;d?x=1&x=%20+")),
+    "empty query": ({}, response(200, [DATE], b"a"), request(target=b"/a?")),
+    "prefixes": (
+        {"path": "/shop/*", "strip_prefix": "/shop", "add_prefix": "/v1"},
+        response(200, [DATE], b"a"),
+        request(target=b"/shop/items?q=1"),
+    ),
+    "rewrite": (
+        {"path": "/items/{id}", "rewrite": "/i/{id}/x"},
+        response(200, [DATE], b"a"),
+        request(target=b"/items/a%20b"),
+    ),
+    "security headers": ({"security_headers": True}, response(200, [DATE], b"a"), request()),
+    "response headers": (
+        {"response_headers": {"set": {"X-A": "1"}, "add": {"X-B": "2"}, "remove": ["X-C"]}},
+        response(200, [DATE], b"a"),
+        request(),
+    ),
+    "request headers": (
+        {"request_headers": {"set": {"X-Who": "{client_ip} {host} {scheme} {route}", "X-Id": "{request_id}"}}},
+        response(200, [DATE], b"a"),
+        request(fields=[(b"X-Who", b"me")]),
+    ),
+    "host of the upstream": ({"host_header": "upstream"}, response(200, [DATE], b"a"), request()),
+    "literal host": ({"host_header": "shop.internal"}, response(200, [DATE], b"a"), request()),
+    "hop-by-hop fields": (
+        {},
+        response(200, [(b"Keep-Alive", b"timeout=9"), (b"Connection", b"keep-alive"), DATE], b"a"),
+        request(fields=[(b"TE", b"trailers"), (b"Connection", b"TE, X-Mine"), (b"X-Mine", b"1"), (b"X_Y", b"2")]),
+    ),
+    "forged identity": (
+        {},
+        response(200, [DATE], b"a"),
+        request(fields=[(b"X-Forwarded-For", b"1.2.3.4"), (b"Forwarded", b"for=1.2.3.4"), (b"X-Real-IP", b"1.2.3.4")]),
+    ),
+    "last on its connection": ({}, response(200, [DATE], b"a"), request()),
+    "small and compressible": (
+        {"compress": True},
+        response(200, [JSON, DATE], b"hello"),
+        request(fields=[(b"Accept-Encoding", b"gzip")]),
+    ),
+    "large and not compressible": (
+        {"compress": True},
+        response(200, [(b"Content-Type", b"image/png"), DATE], b"x" * 5000),
+        request(fields=[(b"Accept-Encoding", b"gzip")]),
+    ),
+    "an encoded slash": (
+        {"path": "/a/{rest*}"},
+        response(200, [DATE], b"a"),
+        request(target=b"/a/b%2Fc"),
+    ),
+    "exact retry conditions": ({"retry": {"on": ["connect", 500]}}, response(418, [DATE], b"a"), request()),
+}
+
+# They need work on their way, or somebody to be asked: begun on the short way or not, they end on the long one.
+LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
+    "compressed": (
+        {"compress": True},
+        response(200, [JSON, DATE], b'{"a": 1}' * 500),
+        request(fields=[(b"Accept-Encoding", b"gzip")]),
+    ),
+    "compressible, for a client that takes nothing": (
+        {"compress": True},
+        response(200, [JSON, DATE], b'{"a": 1}' * 500),
+        request(),
+    ),
+    "coded by the upstream": (
+        {"compress": True},
+        response(200, [(b"Content-Encoding", b"gzip"), JSON, DATE], b"\x1f\x8bwhatever"),
+        request(fields=[(b"Accept-Encoding", b"gzip")]),
+    ),
+    "weak tag": (
+        {"compress": True},
+        response(200, [(b"ETag", b'"a"'), JSON, DATE], b"hello"),
+        request(fields=[(b"If-None-Match", b'W/"a"')]),
+    ),
+    "204": ({}, b"HTTP/1.1 204 No Content\r\n\r\n", request()),
+    "304": (
+        {},
+        b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nContent-Length: 5\r\n\r\n',
+        request(fields=[(b"If-None-Match", b'"a"')]),
+    ),
+    "location": ({}, response(302, [(b"Location", b"/elsewhere"), DATE], b""), request()),
+    "fields that Connection names": (
+        {},
+        response(200, [(b"Connection", b"X-Mine"), (b"X-Mine", b"1"), DATE], b"a"),
+        request(),
+    ),
+    "security headers of the upstream's own": (
+        {"security_headers": True},
+        response(200, [(b"X-Frame-Options", b"SAMEORIGIN"), DATE], b"a"),
+        request(),
+    ),
+    "a field that a rule removes": (
+        {"response_headers": {"remove": ["X-C"]}},
+        response(200, [(b"X-C", b"1"), DATE], b"a"),
+        request(),
+    ),
+    "503": ({"retry": False}, response(503, [DATE], b"busy"), request()),
+    "names of the path in a field": (
+        {"path": "/items/{id}", "request_headers": {"set": {"X-Item": "{id}"}}},
+        response(200, [DATE], b"a"),
+        request(target=b"/items/7"),
+    ),
+    "CORS": (
+        {"cors": {"origins": ["https://a.example"]}},
+        response(200, [DATE], b"a"),
+        request(fields=[(b"Origin", b"https://a.example")]),
+    ),
+    "allow": ({"allow": ["127.0.0.0/8"]}, response(200, [DATE], b"a"), request()),
+    "POST": ({}, response(200, [DATE], b"a"), request("POST", body=b"hello")),
+    "no route": ({"path": "/only"}, response(200, [DATE], b"a"), request(target=b"/other")),
+}
+BOTH = {**PLAIN, **LONG}
+
+
+async def _both(route: dict[str, Any], raw_answer: bytes, raw: bytes, server: str) -> tuple[Any, Any]:
+    async with ScriptedUpstream(respond(raw_answer)) as upstream:
+        config = proxying(upstream.url, **route)
+        long = await second_exchange(config, upstream, raw, server=server, short=False)
+        short = await second_exchange(config, upstream, raw, server=server, short=True)
+    return long, short
+
+
+@pytest.mark.parametrize("name", sorted(BOTH))
+async def test_both_ends_see_the_same(name: str, server: str) -> None:
+    long, short = await _both(*BOTH[name], server)
+    assert not long.was_short
+    assert short.was_short == (name in PLAIN)
+    assert (short.asked, short.answered, short.recorded) == (long.asked, long.answered, long.recorded)
+
+
+@pytest.mark.parametrize("trusted", [[], ["127.0.0.0/8"]], ids=["peer", "proxy"])
+async def test_who_the_client_is_is_told_the_same(trusted: list[str], server: str) -> None:
+    fields = [(b"X-Forwarded-For", b"203.0.113.7"), (b"X-Forwarded-Proto", b"https"), (b"X-Request-ID", b"theirs")]
+    raw = request(fields=fields)
+    async with ScriptedUpstream(respond(response(200, [DATE], b"a"))) as upstream:
+        config = proxying(upstream.url, server={"trusted_proxies": trusted, "via": "gw-test"}, security_headers=True)
+        long = await second_exchange(config, upstream, raw, server=server, short=False)
+        short = await second_exchange(config, upstream, raw, server=server, short=True)
+    assert short.was_short
+    assert (short.asked, short.answered, short.recorded) == (long.asked, long.answered, long.recorded)
+    hsts = [value for name, value in short.answered[1] if name == b"strict-transport-security"]
+    assert bool(hsts) == bool(trusted)
+
+
+_NAMES = st.sampled_from(
+    [
+        b"Accept",
+        b"Cookie",
+        b"Connection",
+        b"X-A",
+        b"X_B",
+        b"TE",
+        b"Upgrade",
+        b"Via",
+        b"Referer",
+        b"Keep-Alive",
+        b"Forwarded",
+    ]
+)
+_VALUES = st.sampled_from([b"", b"a", b"trailers", b"keep-alive", b"X-A", b"close", b'"q, r"', b"\xff", b"1.0 other"])
+_FIELDS = st.lists(st.tuples(_NAMES, _VALUES), max_size=5)
+_ANSWER_NAMES = st.sampled_from(
+    [
+        b"Content-Type",
+        b"Set-Cookie",
+        b"X-A",
+        b"Server",
+        b"Vary",
+        b"Connection",
+        b"Keep-Alive",
+        b"ETag",
+        b"Location",
+        b"Date",
+    ]
+)
+_ANSWER_VALUES = st.sampled_from(
+    [b"", b"text/html", b"a=1; Domain=127.0.0.1", b"keep-alive", b"X-A", b"/x", b'W/"a"', b"\xff"]
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    fields=_FIELDS,
+    answer=st.lists(st.tuples(_ANSWER_NAMES, _ANSWER_VALUES), max_size=5),
+    size=st.sampled_from([0, 3, 2000]),
+)
+def test_any_fields_are_treated_the_same(fields: Any, answer: Any, size: int) -> None:
+    import asyncio
+
+    if any(name == b"Date" for name, _ in answer):
+        answer = [*[field for field in answer if field[0] != b"Date"], DATE]
+    # A client that closes cannot ask twice.
+    fields = [field for field in fields if field != (b"Connection", b"close") and field[0] != b"Upgrade"]
+    raw = request(fields=fields)
+    route = {"compress": True, "security_headers": True}
+    long, short = asyncio.run(_both(route, response(200, answer, b"x" * size), raw, "gateway"))
+    assert (short.asked, short.answered, short.recorded) == (long.asked, long.answered, long.recorded)
