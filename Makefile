@@ -9,10 +9,10 @@ CONFIG ?= routes.toml
 FAIL_UNDER := 90
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test soak check format lint types imports coverage docs bench profile clean
+.PHONY: help install run test soak check format lint types imports coverage docs bench bench-tail bench-memory bench-start profile clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gateway needs Python >= 3.11; set PYTHON=python3.x" >&2; exit 1; }
@@ -58,8 +58,17 @@ coverage: $(STAMP)
 docs: $(STAMP)  ## write docs/configuration.md anew from the schema
 	@$(BIN)/python docs/generate.py
 
-bench: $(STAMP)  ## requests per CPU-second against uvicorn, httpx, and nginx, HAProxy, Caddy where installed
+bench: $(STAMP)  ## requests per CPU-second beside its peers; BENCH="small hit --rounds 5", "--all", "--help"
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+bench-tail: $(STAMP)  ## the slowest requests at 70 % load, while other things happen
+	@$(BIN)/python -m benchmarks.tail $(BENCH)
+
+bench-memory: $(STAMP)  ## resident memory; BENCH="--requests 1000000" for the long run
+	@$(BIN)/python -m benchmarks.memory $(BENCH)
+
+bench-start: $(STAMP)  ## how long gateway run and gateway check take to start
+	@$(BIN)/python -m benchmarks.start $(BENCH)
 
 profile: $(STAMP)  ## what each layer of one request costs
 	@$(BIN)/python -m benchmarks.profile

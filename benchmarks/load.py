@@ -55,8 +55,8 @@ def run_slice(url: str, load: Load, seconds: float, folder: Path, cpu_used_s: Ca
     before_s = cpu_used_s()
     if shutil.which("wrk"):
         requests, errors, *percentiles = _run_wrk(url, load, seconds, folder)
-    elif url.startswith("https:"):
-        raise RuntimeError("TLS is measured with wrk, which is not installed")
+    elif load.varied or url.startswith("https:"):
+        raise RuntimeError("TLS and requests that vary are measured with wrk, which is not installed")
     else:
         requests, errors, *percentiles = asyncio.run(ask(url, request_bytes(url, load), load, seconds))
     return Slice(round(requests), round(errors), cpu_used_s() - before_s, *percentiles)

@@ -20,6 +20,7 @@ from benchmarks.scenarios import Scenario
 from benchmarks.site import Site, make_certificate
 
 WARM_UP_S = 1.0
+WARM_UPS = 20
 
 
 @dataclass
@@ -64,7 +65,7 @@ def measure(
         found = {name: Series() for name in running}
         for name, contender in running.items():
             progress.show(f"{name} warms up")
-            _slice(contender, scenario, WARM_UP_S)
+            _warm_up(name, contender, scenario)
         for number in range(1, rounds + 1):
             for name, contender in running.items():
                 progress.show(f"round {number} of {rounds}: {name}")
@@ -77,6 +78,14 @@ def measure(
             pairs = zip(series.per_cpu_second, reference.per_cpu_second, strict=True)
             series.ratio = [mine / max(theirs, 1e-9) for mine, theirs in pairs]
     return found
+
+
+def _warm_up(name: str, contender: Contender, scenario: Scenario) -> None:
+    # The port may be open long before somebody answers on it: a large table takes seconds.
+    for _ in range(WARM_UPS):
+        if _slice(contender, scenario, WARM_UP_S).requests:
+            return
+    raise RuntimeError(f"{name} does not answer")
 
 
 def _slice(contender: Contender, scenario: Scenario, seconds: float) -> Slice:

@@ -21,6 +21,7 @@ from collections import deque
 from benchmarks.latency import percentile, percentiles
 
 TICK_S = 0.001
+RETRY_S = 0.01
 END_TIMEOUT_S = 10.0
 
 
@@ -33,6 +34,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self.due: float | None = None
         """When the request that is under way was due."""
+        self.is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -53,7 +55,12 @@ class Connection(asyncio.Protocol):
             due, self.due = self.due, None
             self._load.on_answer(self, due, head[9:10] == b"2")
 
+    def close(self) -> None:
+        """Leave."""
+        self._transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
         self._load.on_lost(self, bool(self._received))
 
 
@@ -68,6 +75,7 @@ class Load:
         self.latencies_us: list[float] = []
         self.lags_us: list[float] = []
         self.errors = 0
+        self._connections: set[Connection] = set()
         self._free: list[Connection] = []
         self._due: deque[float] = deque()
         self._open = 0
@@ -94,6 +102,11 @@ class Load:
                 if self._open:
                     await self._at_rest.wait()
         self.errors += self._open
+        await asyncio.gather(*self._opening)
+        for connection in list(self._connections):
+            connection.close()
+        # Connections close when the loop turns.
+        await asyncio.sleep(TICK_S)
 
     def _begin(self, due: float) -> None:
         self._open += 1
@@ -123,6 +136,7 @@ class Load:
 
     def on_lost(self, connection: Connection, is_broken: bool) -> None:
         """``connection`` has ended; ``is_broken`` in the middle of an answer."""
+        self._connections.discard(connection)
         if connection in self._free:
             self._free.remove(connection)
         if connection.due is not None:
@@ -137,13 +151,19 @@ class Load:
             opening.add_done_callback(self._opening.discard)
 
     async def _connect(self) -> None:
+        """Open one connection; each failure is an error, and followed by another attempt while the load goes on."""
         loop = asyncio.get_running_loop()
-        try:
-            _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port)
-        except OSError:
-            self.errors += 1
-        else:
-            self._on_free(connection)
+        while not self._is_over:
+            try:
+                _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port)
+            except OSError:
+                self.errors += 1
+                await asyncio.sleep(RETRY_S)
+                continue
+            if not connection.is_lost:
+                self._connections.add(connection)
+                self._on_free(connection)
+            return
 
 
 async def ask(url: str, connections: int, rate: float, seconds: float) -> None:

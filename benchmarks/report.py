@@ -40,7 +40,7 @@ def table(name: str, scenario: Scenario, found: Mapping[str, Series]) -> str:
     load, unit = scenario.load, "msg" if scenario.load.frames else "req"
     lines = [
         f"{name}: {scenario.about}; {load.connections} connections",
-        f"  {'':<28}{f'{unit}/CPU-s':>10}{'spread':>16}{'ratio':>7}{'spread':>11}"
+        f"  {'':<28}{f'{unit}/CPU-s':>10}{'spread':>16}{'ratio':>7}{'spread':>13}"
         f"{'p50 ms':>8}{'p99 ms':>8}{'p99.9':>8}{'MiB':>7}{'errors':>8}",
     ]
     for peer, series in sorted(found.items(), key=lambda item: -statistics.median(item[1].per_cpu_second)):
@@ -53,7 +53,7 @@ def table(name: str, scenario: Scenario, found: Mapping[str, Series]) -> str:
         )
         lines.append(
             f"  {peer:<28}{statistics.median(series.per_cpu_second):>10.0f}{f'{low:.0f}-{high:.0f}':>16}{ratio:>7}"
-            f"{spread:>11}{latencies}{series.resident_mib:>7.0f}{series.errors:>8}"
+            f"{spread:>13}{latencies}{series.resident_mib:>7.0f}{series.errors:>8}"
         )
     if scenario.reference in found:
         lines.append(f"  ratio: of {scenario.reference}, median of the rounds' ratios")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import resource
 import statistics
 import subprocess
@@ -20,13 +21,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import nginx
 from benchmarks.load import Load, Slice, run_slice
-from benchmarks.peers import nginx_origin
-from benchmarks.processes import free_port, pinned, resident_mib, started
+from benchmarks.processes import LOAD_CORE, PEER_CORE, cpu_seconds, free_port, pinned, resident_mib, started
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 1000
 TICK_S = 0.002
-GATEWAY_CORE, LOAD_CORE = 0, 1
 CONFIG = """
 [server]
 bind = "127.0.0.1:{port}"
@@ -82,22 +82,24 @@ def measure(count: int, rounds: int, seconds: float, connections: int) -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         upstream, port = free_port(), free_port()
-        origin = nginx_origin(upstream, folder, b'{"ok": true}')
+        origin = nginx.origin(upstream, folder, b'{"ok": true}')
         stack.enter_context(started(origin, upstream, core=LOAD_CORE, log=folder / "origin.log"))
         table = folder / "routes.toml"
         table.write_text(CONFIG.format(port=port, upstream=upstream))
         command = [sys.executable, "-m", "gateway", "run", str(table), "--no-reload"]
-        gateway = stack.enter_context(started(command, port, core=GATEWAY_CORE, log=folder / "gateway.log"))
-        base = f"http://127.0.0.1:{port}"
-        run_slice(base, load, 2, folder, LOAD_CORE)
+        gateway = stack.enter_context(started(command, port, core=PEER_CORE, log=folder / "gateway.log"))
+        ask = functools.partial(
+            run_slice, f"http://127.0.0.1:{port}", load, seconds, folder, lambda: cpu_seconds(gateway.pid)
+        )
+        ask()
         idle_mib = resident_mib(gateway.pid)
         held_mib = idle_mib
         alone: list[Slice] = []
         beside: list[Slice] = []
         for number in range(rounds):
-            alone.append(run_slice(base, load, seconds, folder, LOAD_CORE))
+            alone.append(ask())
             with slow_clients(port, count):
-                beside.append(run_slice(base, load, seconds, folder, LOAD_CORE))
+                beside.append(ask())
                 held_mib = max(held_mib, resident_mib(gateway.pid))
             print(f"{number + 1:>3}  alone {_shown(alone[-1])}   beside {_shown(beside[-1])}", flush=True)
     errors = sum(one.errors for one in alone + beside)
