@@ -131,11 +131,12 @@ def measure(count: int, rounds: int, seconds: float, rate: float) -> None:
     for share in ("p50_us", "p99_us", "lag_us"):
         times = [[getattr(one, share) / 1000 for one in side] for side in (alone, beside)]
         medians = [statistics.median(side) for side in times]
+        ratio = statistics.median(later / sooner for sooner, later in zip(*times, strict=True))
         # What other work on the machine does to a slice only adds to it.
         quiet = [statistics.quantiles(side, n=4)[0] for side in times]
         print(
-            f"{share[:3]}  median {medians[0]:.2f} ms alone, {medians[1]:.2f} beside them "
-            f"({medians[1] / medians[0]:.2f}); quietest quarter {quiet[0]:.2f} and {quiet[1]:.2f} "
+            f"{share[:3]}  median {medians[0]:.2f} ms alone, {medians[1]:.2f} beside them; "
+            f"median of the rounds' ratios {ratio:.2f}; quietest quarter {quiet[0]:.2f} and {quiet[1]:.2f} "
             f"({quiet[1] / quiet[0]:.2f})"
         )
     print(f"memory {idle_mib:.1f} MiB, {held_mib:.1f} with them")
