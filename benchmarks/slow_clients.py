@@ -1,10 +1,11 @@
 """What thousands of clients that send a header byte a second mean for the others.
 
     python -m benchmarks.slow_clients
-    python -m benchmarks.slow_clients --clients 5000 --rounds 8
+    python -m benchmarks.slow_clients --clients 5000 --rounds 8 --rate 1000
 
-Slices of load with the slow clients and without them take turns on one gateway, so that a slow moment of the machine
-meets both. The gateway has a core of its own; the clients, slow and others, and the upstream share the other one.
+Slices of load at a rate, with the slow clients and without them, take turns on one gateway, so that a slow moment of
+the machine meets both. The gateway has a core of its own; the clients, slow and others, and the upstream share the
+other one.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.load import Load, Slice, run_slice
-from benchmarks.peers import nginx_origin
-from benchmarks.processes import free_port, pinned, resident_mib, started
+from benchmarks import nginx
+from benchmarks.processes import LOAD_CORE, PEER_CORE, free_port, pinned, resident_mib, started
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 1000
 TICK_S = 0.002
-GATEWAY_CORE, LOAD_CORE = 0, 1
+SETTLE_S = 1.0
+CONNECTIONS = 16
 CONFIG = """
 [server]
 bind = "127.0.0.1:{port}"
@@ -76,47 +79,67 @@ def slow_clients(port: int, count: int) -> Iterator[None]:
         process.stdout.close()
 
 
-def measure(count: int, rounds: int, seconds: float, connections: int) -> None:
+class Asked(NamedTuple):
+    """What the others saw in one slice; times in microseconds, ``lag_us`` how late the load itself was."""
+
+    requests: int
+    errors: int
+    p50_us: float
+    p99_us: float
+    p999_us: float
+    lag_us: float
+
+    def __str__(self) -> str:
+        return f"p50 {self.p50_us / 1000:6.2f}  p99 {self.p99_us / 1000:6.2f}  lag {self.lag_us / 1000:6.2f} ms"
+
+
+def ask(url: str, rate: float, seconds: float) -> Asked:
+    """Load at a rate on CONNECTIONS connections."""
+    command = [*("-m", "benchmarks.open_loop", url), *map(str, (CONNECTIONS, rate, seconds))]
+    done = subprocess.run(pinned(LOAD_CORE, [sys.executable, *command]), capture_output=True, text=True, check=True)
+    requests, errors, *times = map(float, done.stdout.split())
+    return Asked(round(requests), round(errors), *times)
+
+
+def measure(count: int, rounds: int, seconds: float, rate: float) -> None:
     """Print each round, and the medians."""
-    load = Load("/", connections=connections)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         upstream, port = free_port(), free_port()
-        origin = nginx_origin(upstream, folder, b'{"ok": true}')
+        origin = nginx.origin(upstream, folder, b'{"ok": true}')
         stack.enter_context(started(origin, upstream, core=LOAD_CORE, log=folder / "origin.log"))
         table = folder / "routes.toml"
         table.write_text(CONFIG.format(port=port, upstream=upstream))
         command = [sys.executable, "-m", "gateway", "run", str(table), "--no-reload"]
-        gateway = stack.enter_context(started(command, port, core=GATEWAY_CORE, log=folder / "gateway.log"))
-        base = f"http://127.0.0.1:{port}"
-        run_slice(base, load, 2, folder, LOAD_CORE)
-        idle_mib = resident_mib(gateway.pid)
-        held_mib = idle_mib
-        alone: list[Slice] = []
-        beside: list[Slice] = []
+        gateway = stack.enter_context(started(command, port, core=PEER_CORE, log=folder / "gateway.log"))
+        url = f"http://127.0.0.1:{port}/"
+        ask(url, rate, 1.0)
+        idle_mib = held_mib = resident_mib(gateway.pid)
+        alone: list[Asked] = []
+        beside: list[Asked] = []
         for number in range(rounds):
-            alone.append(run_slice(base, load, seconds, folder, LOAD_CORE))
+            # Nobody pays for thousands of connections that open or close at that moment.
+            time.sleep(SETTLE_S)
+            alone.append(ask(url, rate, seconds))
             with slow_clients(port, count):
-                beside.append(run_slice(base, load, seconds, folder, LOAD_CORE))
+                time.sleep(SETTLE_S)
+                beside.append(ask(url, rate, seconds))
                 held_mib = max(held_mib, resident_mib(gateway.pid))
-            print(f"{number + 1:>3}  alone {_shown(alone[-1])}   beside {_shown(beside[-1])}", flush=True)
+            print(f"{number + 1:>3}  alone {alone[-1]}   beside {beside[-1]}", flush=True)
     errors = sum(one.errors for one in alone + beside)
-    print(f"{count} slow clients, {connections} others, {rounds} rounds of {seconds:g} s, {errors} errors; medians:")
-    for share in ("p50_us", "p99_us"):
-        without, with_them = (statistics.median(getattr(one, share) for one in side) for side in (alone, beside))
-        ratios = [getattr(b, share) / getattr(a, share) for a, b in zip(alone, beside, strict=True)]
+    print(f"{count} slow clients, {rate:g} requests a second of others, {rounds} rounds, {errors} errors")
+    for share in ("p50_us", "p99_us", "lag_us"):
+        times = [[getattr(one, share) / 1000 for one in side] for side in (alone, beside)]
+        medians = [statistics.median(side) for side in times]
+        ratio = statistics.median(later / sooner for sooner, later in zip(*times, strict=True))
+        # What other work on the machine does to a slice only adds to it.
+        quiet = [statistics.quantiles(side, n=4)[0] for side in times]
         print(
-            f"{share[:3]}  {without / 1000:.2f} ms alone, {with_them / 1000:.2f} ms beside them, "
-            f"ratio by round {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{share[:3]}  median {medians[0]:.2f} ms alone, {medians[1]:.2f} beside them; "
+            f"median of the rounds' ratios {ratio:.2f}; quietest quarter {quiet[0]:.2f} and {quiet[1]:.2f} "
+            f"({quiet[1] / quiet[0]:.2f})"
         )
-    requests = [sum(one.requests for one in side) for side in (alone, beside)]
-    print(
-        f"requests {requests[1] / requests[0]:.2f} of those alone; memory {idle_mib:.1f} MiB, {held_mib:.1f} with them"
-    )
-
-
-def _shown(one: Slice) -> str:
-    return f"{one.requests:>6} requests, p50 {one.p50_us / 1000:6.2f} ms, p99 {one.p99_us / 1000:6.2f} ms"
+    print(f"memory {idle_mib:.1f} MiB, {held_mib:.1f} with them")
 
 
 def main() -> None:
@@ -124,7 +147,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--connections", type=int, default=16, help="of the others")
+    parser.add_argument("--rate", type=float, default=1000.0, help="of the others, a second")
     parser.add_argument("--hold", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -132,7 +155,7 @@ def main() -> None:
     if options.hold:
         asyncio.run(hold(options.hold, options.clients))
     else:
-        measure(options.clients, options.rounds, options.seconds, options.connections)
+        measure(options.clients, options.rounds, options.seconds, options.rate)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -210,5 +211,5 @@ class Conversations(RuleBasedStateMachine):
             self.references[path].invalidate()
 
 
-TestConversations = Conversations.TestCase
+TestConversations = pytest.mark.timeout(300)(Conversations.TestCase)
 TestConversations.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

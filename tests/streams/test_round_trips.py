@@ -85,6 +85,7 @@ async def ask(port: int, target: str, coding: str | None) -> Answer:
     return answer
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("level", "server"), [*((level, OWN) for level in LEVELS), ("fast", SANSIO)])
 async def test_every_size_in_every_coding_and_framing(level: Level, server: str) -> None:
     async with bodies(server, level=level) as port:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -102,6 +103,37 @@ async def _uploads(connection: ScriptedConnection) -> None:
     while True:
         seen = await connection.read_request()
         await connection.send(response(body=seen.body))
+
+
+@own_server
+@pytest.mark.parametrize("comes_late", [False, True], ids=["malformed", "late"])
+async def test_a_body_that_the_server_refuses_is_one_exchange_with_what_the_client_was_answered(
+    comes_late: bool,
+) -> None:
+    arrived = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_until(b"abc")
+        arrived.set()
+        await connection.wait_eof()
+
+    async with (
+        ScriptedUpstream(script) as origin,
+        serving(proxying(origin.url)) as served,
+        served.client() as client,
+    ):
+        client.write(request("POST", fields=[(b"Transfer-Encoding", b"chunked")]) + b"3\r\nabc\r\n")
+        await arrived.wait()
+        if comes_late:
+            assert served.connections is not None
+            served.connections.sweep(time.monotonic() + 1000)
+        else:
+            client.write(b"zz\r\n")
+        answer = await client.answer("POST")
+        assert answer.status == (408 if comes_late else 400)
+        (exchange,) = await served.ended(1)
+        assert (exchange.status, exchange.outcome, exchange.route) == (answer.status, "refused", "all")
+        assert served.upstream.snapshot()[0].failures == 0
 
 
 async def test_a_slow_reader_pauses_the_upstream(server: str) -> None:

@@ -91,14 +91,14 @@ async def test_the_activity_timeout_starts_again_with_each_piece_and_no_total_on
         await connection.read_request()
         await connection.send(response(200, [(b"Transfer-Encoding", b"chunked")], length=False))
         for _ in range(8):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
             await connection.send(chunked(b"x", last=False))
         await connection.send(chunked())
         await connection.wait_eof()
 
     async with (
         ScriptedUpstream(script) as origin,
-        serving(proxying(origin.url, idle_timeout="600ms", timeout="400ms"), server=server) as served,
+        serving(proxying(origin.url, idle_timeout="1500ms", timeout="1s"), server=server) as served,
     ):
         answer = await served.ask(request())
         assert answer.complete and answer.body == b"x" * 8
@@ -116,14 +116,14 @@ async def test_a_slow_reader_is_not_a_silent_upstream(server: str) -> None:
 
     async with (
         ScriptedUpstream(script) as origin,
-        serving(proxying(origin.url, idle_timeout="200ms"), server=server) as served,
+        serving(proxying(origin.url, idle_timeout="1s"), server=server) as served,
         served.client() as client,
     ):
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.write(request())
         connection = await origin.connection()
         await until(lambda: connection.transport.get_write_buffer_size() > 0)
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.5)
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         answer = await client.answer()
         assert answer.complete and len(answer.body) == total
@@ -137,12 +137,12 @@ async def test_the_time_in_which_the_clients_body_is_awaited_does_not_count(serv
 
     async with (
         ScriptedUpstream(script) as origin,
-        serving(proxying(origin.url, timeout="300ms"), server=server) as served,
+        serving(proxying(origin.url, timeout="1s"), server=server) as served,
         served.client() as client,
     ):
         client.write(request("POST", fields=[(b"Content-Length", b"6")]) + b"abc")
         await origin.connection()
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.5)
         client.write(b"def")
         assert (await client.answer("POST")).body == b"abcdef"
 
