@@ -26,7 +26,10 @@ from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-OWN = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("routing", "caching", "embedding", "operations"))]
+OWN = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("routing", "caching", "embedding", "operations")),
+]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 

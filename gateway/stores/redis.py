@@ -25,6 +25,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.errors import CapacityError
 from gateway.http.cache_key import CacheKey
@@ -97,7 +98,8 @@ class RedisStore:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=MAX_CONNECTIONS,
-            timeout=timeout_s,
+            # Whoever waits for a connection waits within the timeout of the operation.
+            timeout=None,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             # The library's own retries would multiply the timeout.
@@ -107,6 +109,7 @@ class RedisStore:
         self._token = secrets.token_hex(12)
         self._is_down = False
         self._retry_at = -math.inf
+        self._answered_at = -math.inf
         self._refuses = False
 
     def get_now(self, key: CacheKey, now: float) -> Sequence[Entry] | None:
@@ -299,6 +302,7 @@ class RedisStore:
         ``always``: ask it all the same.
         """
         clock = asyncio.get_running_loop().time
+        began = clock()
         if self._is_down and not always:
             if clock() < self._retry_at:
                 raise _Unavailable
@@ -315,9 +319,15 @@ class RedisStore:
                 self._refuses = True
                 logger.warning("the cache's Redis refuses: %s", error)
             raise _Refused(str(error)) from error
-        except (RedisError, OSError, TimeoutError, *_NONSENSE) as error:
+        except (TimeoutError, RedisTimeoutError) as error:
+            # One that has answered others meanwhile is not away: there are more requests than it can take.
+            if self._answered_at < began:
+                self._leave_alone(error)
+            raise _Unavailable from error
+        except (RedisError, OSError, *_NONSENSE) as error:
             self._leave_alone(error)
             raise _Unavailable from error
+        self._answered_at = clock()
         if self._is_down:
             self._is_down = False
             logger.warning("the cache's Redis is back")

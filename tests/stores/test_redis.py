@@ -326,6 +326,27 @@ async def test_requests_go_on_without_redis_and_with_it_again(
         await app.aclose()
 
 
+async def test_server_that_answers_others_is_not_away(store: RedisStore, caplog: pytest.LogCaptureFixture) -> None:
+    others_have_answers = asyncio.Event()
+
+    async def time_out() -> None:
+        await others_have_answers.wait()
+        raise TimeoutError
+
+    waiting = [asyncio.ensure_future(store._do(time_out)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert await store.get(KEY, NOW) == []
+    others_have_answers.set()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome).__name__ for outcome in outcomes] == ["_Unavailable"] * 3
+    assert not caplog.records
+    assert await store.lock(KEY, 1) == "ours"
+    await asyncio.gather(store._do(time_out), return_exceptions=True)
+    assert [record.message for record in caplog.records] == [
+        "the cache's Redis is away (TimeoutError): requests go on without it"
+    ]
+
+
 async def test_server_that_is_away_is_left_alone(port: int, prefix: str) -> None:
     async with FailingProxy(port) as proxy:
         proxy.silent = True
