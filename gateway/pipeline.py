@@ -17,7 +17,8 @@ Per route, outermost first, only what the route asks for:
     authentication
     rate limit       by user
     middleware       the user's own, in order
-    cache            a hit ends here, already compressed and already authorised
+    cache            a hit ends here, already compressed and already authorised; routes without one, beside routes that
+                     have one, drop what they change
     compression
     decompression    of request bodies
     the action       upstream, split, redirect, respond
@@ -41,11 +42,13 @@ from gateway.config.problems import ConfigError, Problem
 from gateway.config.routes import RouteConfig
 from gateway.errors import Forbidden, GatewayError
 from gateway.exchange import SCOPE_KEY, Exchange, ResponseRule
+from gateway.http.caching import SAFE_METHODS
 from gateway.http.networks import Networks
 from gateway.middleware.access import AccessMiddleware
 from gateway.middleware.admission import Admission
 from gateway.middleware.auth import AuthMiddleware
 from gateway.middleware.cache import CacheMiddleware
+from gateway.middleware.cache_invalidation import CacheInvalidationMiddleware
 from gateway.middleware.compression import COMPRESSIBLE_TYPES, CompressionMiddleware
 from gateway.middleware.concurrency import ConcurrencyMiddleware
 from gateway.middleware.cors import CorsRule, PreflightMiddleware
@@ -205,10 +208,12 @@ class _Compiler:
         self._runtime = runtime
         self._upstreams = upstreams
         # What the stacks take from [server] and [cache] is the same for all of them.
-        is_same = previous is not None and (previous.config.server, previous.config.cache) == (
-            config.server,
-            config.cache,
-        )
+        self._has_cache = _has_cache(config)
+        is_same = previous is not None and (
+            previous.config.server,
+            previous.config.cache,
+            _has_cache(previous.config),
+        ) == (config.server, config.cache, self._has_cache)
         self._previous = previous.routes if previous is not None and is_same else {}
 
     def route(self, config: RouteConfig) -> Route:
@@ -235,6 +240,8 @@ class _Compiler:
             )
         if config.cache is not None:
             app = self._cache(app, config, config.cache)
+        elif self._has_cache and _may_change_something(config):
+            app = CacheInvalidationMiddleware(app, cache=self._runtime.cache)
         for middleware in reversed(config.middleware):
             app = _with_middleware(app, config.name, middleware.use, middleware.arguments())
         return self._guarded(app, config)
@@ -414,6 +421,15 @@ async def _forbidden(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
     raise NotImplementedError
+
+
+def _has_cache(config: Config) -> bool:
+    return any(route.cache is not None for route in config.routes)
+
+
+def _may_change_something(config: RouteConfig) -> bool:
+    """Whether a route passes unsafe requests to an upstream."""
+    return config.action in ("upstream", "split") and not SAFE_METHODS.issuperset(config.methods or ["POST"])
 
 
 def _with_middleware(app: ASGIApp, route: str, name: str, arguments: dict[str, Any]) -> ASGIApp:

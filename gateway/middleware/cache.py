@@ -121,7 +121,7 @@ class CacheMiddleware:
             status_fields=lambda flight: report.flight_fields(flight, flight.request, flight.reason, clock()),
         )
         self._fetcher = Fetcher(self.cache, plan, report)
-        self._past = PastStore(app, self.cache, policy, report, _public_parts)
+        self._past = PastStore(app, self.cache, policy, report, public_parts)
         self._ignores_cookies = request_cookie == "ignore"
         self._deciding = DECIDING_FIELDS - {b"cookie"} if self._ignores_cookies else DECIDING_FIELDS
         self._keys_as_sent = self.keys.filter_query is None and not self.keys.cookies and not self.keys.vary
@@ -185,7 +185,7 @@ class CacheMiddleware:
             raise
 
     def _key(self, scope: Scope) -> CacheKey:
-        scheme, host, target = _public_parts(scope)
+        scheme, host, target = public_parts(scope)
         if SCOPE_KEY not in scope:
             # Nobody has looked at them: whatever the application makes of them, it makes for those who say the same.
             namespace, _, _, target, extras = self.keys.key(scheme, host, target, scope["headers"])
@@ -256,7 +256,8 @@ class CacheMiddleware:
         return entry.body is not None
 
 
-def _public_parts(scope: Scope) -> PublicParts:
+def public_parts(scope: Scope) -> PublicParts:
+    """The public URL of a request."""
     exchange: Exchange | None = scope.get(SCOPE_KEY)
     if exchange is not None:
         root = scope.get("root_path")
