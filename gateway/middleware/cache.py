@@ -10,7 +10,7 @@ app.add_middleware(CacheMiddleware, ttl_s=60)
     cache_plan     what a flight needs of its route and of the cache
     cache_turn     who of several processes fetches
     cache_body     a body that is still coming, read by many
-    cache_past     requests that go past the store; invalidation
+    cache_past     requests that go past the store; invalidation, which cache_invalidation gives to other routes
     cache_report   Cache-Status and the log
     cache_handle   Cache: the store, what is under way, purging
 """
