@@ -312,7 +312,7 @@ async def test_requests_go_on_without_redis_and_with_it_again(
         assert len([record for record in caplog.records if "is away" in record.message]) == 1
         with pytest.raises(CapacityError):
             await app.cache.purge(everything=True)
-        assert (await ask(app, "POST")).status == 200
+        assert (await ask(app, "POST", b"/written")).status == 200
         caplog.clear()
         if failure == "refused":
             await proxy.open()
@@ -323,6 +323,35 @@ async def test_requests_go_on_without_redis_and_with_it_again(
             await app.cache.purge(tag="wakes it up")
             assert is_hit(await get(app))
         assert [record.message for record in caplog.records] == ["the cache's Redis is back"]
+        await app.aclose()
+
+
+@pytest.mark.parametrize("limit", [100, 2])
+async def test_what_was_changed_while_redis_was_away_is_not_served_again(
+    port: int, prefix: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.stores.redis.RETRY_S", 0.0)
+    monkeypatch.setattr("gateway.stores.redis.MAX_MISSED", limit)
+    clock = Clock()
+    origin = Origin(clock, Answer(headers=[(b"cache-control", b"max-age=60")]))
+    async with FailingProxy(port) as proxy:
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix, timeout_s=5)
+        app = cached(origin, clock, store=store)
+        targets = [b"/%d" % number for number in range(4)]
+        for target in targets:
+            await get(app, target)
+        await asyncio.gather(*app.cache.background)
+        assert all([is_hit(await get(app, target)) for target in targets])
+        await proxy.close()
+        for target in targets[:3]:
+            assert (await ask(app, "POST", target)).status == 200
+        await proxy.open()
+        assert [is_hit(await get(app, target)) for target in targets] == [False, False, False, limit > 3]
+        await asyncio.gather(*app.cache.background)
+        clock.now += 1
+        await get(app, b"/0")
+        await asyncio.gather(*app.cache.background)
+        assert is_hit(await get(app, b"/0"))
         await app.aclose()
 
 
