@@ -151,7 +151,13 @@ def explain_request(config: Config, question: Question) -> dict[str, Any]:
     if route.action in ("upstream", "split"):
         answer["host_header"] = _host_header(route, exchange)
         answer["targets"] = _targets(config, route, question, match.params)
-    answer["cache"] = None if route.cache is None else _cache(route, route.cache, question, exchange, scope)
+    if route.cache is None:
+        answer["cache"] = None
+    else:
+        identified = route.auth is not None or (
+            config.server.tls is not None and config.server.tls.client_auth == "require"
+        )
+        answer["cache"] = _cache(route, route.cache, question, exchange, scope, identified=identified)
     answer["policies"] = described["policies"]
     return answer
 
@@ -289,7 +295,13 @@ def _endpoint_url(endpoint: EndpointConfig, target: str) -> str:
 
 
 def _cache(
-    route: RouteConfig, cache: CacheConfig, question: Question, exchange: Exchange, scope: dict[str, Any]
+    route: RouteConfig,
+    cache: CacheConfig,
+    question: Question,
+    exchange: Exchange,
+    scope: dict[str, Any],
+    *,
+    identified: bool,
 ) -> dict[str, Any]:
     """Whether the store is asked and written, and under which key."""
     keys = key_policy(route.name, cache)
@@ -307,7 +319,7 @@ def _cache(
         _no_message,
         _no_send,
         keys.key(exchange.scheme, exchange.public_host, exchange.target, headers),
-        identified=route.auth is not None,
+        identified=identified,
         ignore_cookies=cache.request_cookie == "ignore",
         key_cookies=keys.cookies,
     )

@@ -17,7 +17,8 @@ Per route, outermost first, only what the route asks for:
     authentication
     rate limit       by user
     middleware       the user's own, in order
-    cache            a hit ends here, already compressed and already authorised
+    cache            a hit ends here, already compressed and already authorised; routes without one, beside routes that
+                     have one, drop what they change
     compression
     decompression    of request bodies
     the action       upstream, split, redirect, respond
@@ -42,11 +43,13 @@ from gateway.config.routes import RouteConfig
 from gateway.errors import Forbidden, GatewayError
 from gateway.exchange import BEGUN_KEY, SCOPE_KEY, Exchange, ResponseRule
 from gateway.express.table import Express, Lane
+from gateway.http.caching import SAFE_METHODS
 from gateway.http.networks import Networks
 from gateway.middleware.access import AccessMiddleware
 from gateway.middleware.admission import Admission
 from gateway.middleware.auth import AuthMiddleware
 from gateway.middleware.cache import CacheMiddleware
+from gateway.middleware.cache_invalidation import CacheInvalidationMiddleware
 from gateway.middleware.compression import COMPRESSIBLE_TYPES, CompressionMiddleware
 from gateway.middleware.concurrency import ConcurrencyMiddleware
 from gateway.middleware.cors import CorsRule, PreflightMiddleware
@@ -214,10 +217,12 @@ class _Compiler:
         self._runtime = runtime
         self._upstreams = upstreams
         # What the stacks take from [server] and [cache] is the same for all of them.
-        is_same = previous is not None and (previous.config.server, previous.config.cache) == (
-            config.server,
-            config.cache,
-        )
+        self._has_cache = _has_cache(config)
+        is_same = previous is not None and (
+            previous.config.server,
+            previous.config.cache,
+            _has_cache(previous.config),
+        ) == (config.server, config.cache, self._has_cache)
         self._previous = previous.routes if previous is not None and is_same else {}
 
     def route(self, config: RouteConfig) -> Route:
@@ -234,28 +239,33 @@ class _Compiler:
     def _stack(self, route: Route, config: RouteConfig) -> ASGIApp:
         """The layers of a route, innermost first."""
         app = self._action(route, config)
+        compression: CompressionMiddleware | None = None
         if config.decompress_request:
             app = DecompressionMiddleware(app, max_body=config.max_body)
         if config.compress is not None and config.action in ("upstream", "split"):
             compress = config.compress
             types = COMPRESSIBLE_TYPES if compress.types is None else compress.types
-            app = CompressionMiddleware(
+            app = compression = CompressionMiddleware(
                 app, codings=compress.codings, min_size=compress.min_size, types=types, level=compress.level
             )
         if config.cache is not None:
             app = self._cache(app, config, config.cache)
+        elif self._has_cache and _may_change_something(config):
+            app = CacheInvalidationMiddleware(app, cache=self._runtime.cache)
         inner = app
         for middleware in reversed(config.middleware):
             app = _with_middleware(app, config.name, middleware.use, middleware.arguments())
         app = self._guarded(app, config)
         if app is inner:
-            route.lane = self._lane(route, config, inner)
+            route.lane = self._lane(route, config, inner, compression)
         return app
 
-    def _lane(self, route: Route, config: RouteConfig, app: ASGIApp) -> Lane | None:
+    def _lane(
+        self, route: Route, config: RouteConfig, app: ASGIApp, compression: CompressionMiddleware | None
+    ) -> Lane | None:
         """The short way of a route before whose outermost layer, ``app``, nobody is asked; None when it has none."""
         request_id_name = self._config.server.request_id_header.lower().encode("ascii")
-        if config.cache is not None:
+        if isinstance(app, CacheMiddleware):
             return stored_lane(config, app, route.response_rules, request_id_name)
         if config.upstream is None:
             return None
@@ -264,7 +274,7 @@ class _Compiler:
             route.upstreams[0],
             self._config.upstreams[config.upstream],
             outbound=self._outbound(config),
-            compression=app if isinstance(app, CompressionMiddleware) else None,
+            compression=compression,
             response_rules=route.response_rules,
             request_id_name=request_id_name,
         )
@@ -447,6 +457,15 @@ async def _forbidden(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
     raise NotImplementedError
+
+
+def _has_cache(config: Config) -> bool:
+    return any(route.cache is not None for route in config.routes)
+
+
+def _may_change_something(config: RouteConfig) -> bool:
+    """Whether a route passes unsafe requests to an upstream."""
+    return config.action in ("upstream", "split") and not SAFE_METHODS.issuperset(config.methods or ["POST"])
 
 
 def _with_middleware(app: ASGIApp, route: str, name: str, arguments: dict[str, Any]) -> ASGIApp:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from gateway.config.document import Config
 from gateway.config.load import load_config
@@ -241,6 +242,7 @@ KEY = "http://localhost/cached/x?a=1 cookie lang absent accept-language absent"
         ("GET", ["Content-Length: 3"], False, "not used: it has a body", KEY),
         ("GET", ['If-Match: "1"'], False, "not used: only the upstream can judge If-Match", KEY),
         ("GET", ["Authorization: Basic x"], True, "used; its sender is identified", KEY),
+        ("GET", ["X-Original-URL: /x"], False, "not used: it has a field that some frameworks", KEY),
         ("GET", ["Cache-Control: no-store"], True, "used; no-store", KEY),
         ("GET", ["Range: bytes=0-1"], True, "used; a range is cut", KEY),
         ("GET", ["Accept-Language: de"], True, "used", KEY.replace("language absent", "language='de'")),
@@ -254,6 +256,23 @@ def test_whether_it_is_cached_and_under_which_key(
     assert answer["cache"]["decision"].startswith(decision)
     assert answer["cache"]["key"] == key
     assert key in explanation_text(answer)
+
+
+def test_whoever_has_to_show_a_certificate_is_identified(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    files = {name: tmp_path / name for name in ("a.pem", "a.key", "ca.pem")}
+    issued.cert_chain_pems[0].write_to_path(str(files["a.pem"]))
+    issued.private_key_pem.write_to_path(str(files["a.key"]))
+    authority.cert_pem.write_to_path(str(files["ca.pem"]))
+    tls = {
+        "certificates": [{"cert": str(files["a.pem"]), "key": str(files["a.key"])}],
+        "client_ca": str(files["ca.pem"]),
+        "client_auth": "require",
+    }
+    routes = [{"path": "/*", "upstream": "http://127.0.0.1:1", "cache": True}]
+    answer = explained(load_config({"server": {"tls": tls}, "routes": routes}), "https://localhost/x")
+    assert answer["cache"]["decision"].startswith("used; its sender is identified")
 
 
 def test_a_websocket_is_not_cached() -> None:

@@ -20,7 +20,9 @@ _DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 _FORWARDED_URL_FIELDS = frozenset(
     b"x-forwarded-" + name for name in (b"host", b"port", b"prefix", b"proto", b"scheme", b"server", b"ssl")
 )
-_FORWARDED_NODE = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t]*\b(?:for|by)=(?:"(?:[^"\\]|\\.)*"|[^";,]*);?', re.IGNORECASE)
+_FORWARDED_NODE = re.compile(
+    rb'("(?:[^"\\]++|\\.)*+"?)|\b(?:for|by)=(?:"(?:[^"\\]++|\\.)*+"?|[^";,]*+);?', re.IGNORECASE | re.DOTALL
+)
 _NEEDS_ESCAPE = re.compile(rb"[^!-~]")
 
 

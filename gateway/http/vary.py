@@ -11,7 +11,6 @@ from gateway.http.fields import get_all
 from gateway.http.negotiation import IDENTITY, accepted_codings, parse_codings
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_COMMA = re.compile(rb"[ \t]*,[ \t,]*")
 
 MAX_NAMES = 64
 """An answer that depends on more request fields than that is not stored: every lookup would compare them all."""
@@ -87,7 +86,7 @@ def _list(value: bytes) -> bytes:
     """Any field may be a list, whose members blanks around the commas do not change, RFC 9110 section 5.6.1."""
     if b"," not in value or b'"' in value:
         return value.strip(b" \t")  # A comma in quotes divides nothing.
-    return _COMMA.sub(b",", value).strip(b" \t,")
+    return b",".join(filter(None, (member.strip(b" \t") for member in value.split(b","))))
 
 
 def _case_free_list(value: bytes) -> bytes:

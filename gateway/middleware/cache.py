@@ -10,7 +10,7 @@ app.add_middleware(CacheMiddleware, ttl_s=60)
     cache_plan     what a flight needs of its route and of the cache
     cache_turn     who of several processes fetches
     cache_body     a body that is still coming, read by many
-    cache_past     requests that go past the store; invalidation
+    cache_past     requests that go past the store; invalidation, which cache_invalidation gives to other routes
     cache_report   Cache-Status and the log
     cache_handle   Cache: the store, what is under way, purging
 """
@@ -121,7 +121,7 @@ class CacheMiddleware:
             status_fields=lambda flight: report.flight_fields(flight, flight.request, flight.reason, clock()),
         )
         self._fetcher = Fetcher(self.cache, plan, report)
-        self._past = PastStore(app, self.cache, policy, report, _public_parts)
+        self._past = PastStore(app, self.cache, policy, report, public_parts)
         self._ignores_cookies = request_cookie == "ignore"
         self._deciding = DECIDING_FIELDS - {b"cookie"} if self._ignores_cookies else DECIDING_FIELDS
         self._keys_as_sent = self.keys.filter_query is None and not self.keys.cookies and not self.keys.vary
@@ -177,7 +177,7 @@ class CacheMiddleware:
             raise
 
     def _key(self, scope: Scope) -> CacheKey:
-        scheme, host, target = _public_parts(scope)
+        scheme, host, target = public_parts(scope)
         if SCOPE_KEY not in scope:
             # Nobody has looked at them: whatever the application makes of them, it makes for those who say the same.
             namespace, _, _, target, extras = self.keys.key(scheme, host, target, scope["headers"])
@@ -273,7 +273,8 @@ def _fresh_of(entries: Sequence[Entry], headers: Fields, now: float) -> Entry | 
     return None
 
 
-def _public_parts(scope: Scope) -> PublicParts:
+def public_parts(scope: Scope) -> PublicParts:
+    """The public URL of a request."""
     exchange: Exchange | None = scope.get(SCOPE_KEY)
     if exchange is not None:
         root = scope.get("root_path")

@@ -97,6 +97,7 @@ class Flight:
         self._request_is_due = False
         self._alone_s = 0.0
         self._purges: list[Purge] = []
+        self._kept: Entry | None = None
 
     # The side of the readers.
 
@@ -179,6 +180,9 @@ class Flight:
         except Exception as error:
             if not self.body.readers and not isinstance(error, GatewayError):
                 logger.exception("fetching %s with no client waiting failed", self.url.decode("latin-1"))
+            if self._kept is not None:
+                # Some layers end an answer properly and raise what cut it short afterwards.
+                await self._tower.store.drop(self.request.key, self._kept)
             self._fail(error)
         finally:
             self._tower.land(self)
@@ -365,6 +369,7 @@ class Flight:
             # Readers have all they need: the store may take its time.
             self._tell()
             kept = await self._tower.store.put(self.request.key, entry, now)
+        self._kept = entry if kept else None
         if kept and self.is_shareable():
             self._tower.forget_alone(self.request.key)
 

@@ -63,25 +63,7 @@ class PastStore:
             await self.send(scope, receive, send, "method")
             return
 
-        async def send_invalidating(message: Message) -> None:
-            if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
-                # Before the answer, so that whoever has it reads what was written.
-                await self._invalidate(scope, message.get("headers", ()))
-            await send(message)
-
-        await self.send(scope, receive, send_invalidating, "method")
-
-    async def _invalidate(self, scope: Scope, answer: Sequence[tuple[bytes, bytes]]) -> None:
-        """RFC 9111 section 4.4."""
-        target = public_url(*self._url_parts(scope))
-        urls = {target}
-        fields = [(name.lower(), value) for name, value in answer]
-        for reference in get_all(fields, b"location") + get_all(fields, b"content-location"):
-            url = same_origin_url(target, reference)
-            if url is not None:
-                urls.add(url)
-        for url in urls:
-            await self._cache.invalidate(url)
+        await self.send(scope, receive, invalidating(self._cache, self._url_parts(scope), send), "method")
 
     async def send_head(self, request: CacheRequest, entry: Entry | None, reason: Forward) -> None:
         """A HEAD that the store cannot answer; its answer refreshes a stored GET, RFC 9111 section 4.3.5."""
@@ -129,3 +111,27 @@ class PastStore:
             (found.selectors, found.received_at, found.body_id) == (entry.selectors, entry.received_at, entry.body_id)
             for found in entries
         )
+
+
+def invalidating(cache: Cache, parts: PublicParts, send: Send) -> Send:
+    """Where the answer to an unsafe request goes: if it succeeded, what it may have changed is dropped first."""
+
+    async def send_invalidating(message: Message) -> None:
+        if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
+            # Before the answer, so that whoever has it reads what was written.
+            await _invalidate(cache, public_url(*parts), message.get("headers", ()))
+        await send(message)
+
+    return send_invalidating
+
+
+async def _invalidate(cache: Cache, target: bytes, answer: Sequence[tuple[bytes, bytes]]) -> None:
+    """RFC 9111 section 4.4."""
+    urls = {target}
+    fields = [(name.lower(), value) for name, value in answer]
+    for reference in get_all(fields, b"location") + get_all(fields, b"content-location"):
+        url = same_origin_url(target, reference)
+        if url is not None:
+            urls.add(url)
+    for url in urls:
+        await cache.invalidate(url)

@@ -18,6 +18,7 @@ import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -25,6 +26,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.errors import CapacityError
 from gateway.http.cache_key import CacheKey
@@ -51,6 +53,9 @@ REPLACED_BODY_S = 60
 """How long a body stays for those who are reading it."""
 
 PURGES_REMEMBERED_S = 300
+MAX_MISSED = 100
+"""Invalidations remembered while the server is away; beyond it everything goes when it is back."""
+
 MAX_CONNECTIONS = 32
 """Operations at a time. More would not be faster, and a herd takes longer to connect than the timeout allows."""
 MAX_TTL_S = 366 * 86400
@@ -113,6 +118,9 @@ class RedisStore:
         self._token = secrets.token_hex(12)
         self._is_down = False
         self._retry_at = -math.inf
+        self._answered_at = -math.inf
+        self._missed: list[Purge] = []
+        self._is_catching_up = False
         self._refuses = False
 
     def get_now(self, key: CacheKey, now: float) -> Sequence[Entry] | None:
@@ -125,7 +133,11 @@ class RedisStore:
         return await self._or(self._get(key, now), ())
 
     async def _get(self, key: CacheKey, now: float) -> Sequence[Entry]:
-        found = await self._do(lambda: self._redis.hgetall(self._name("m", key_digest(key))))
+        name = self._name("m", key_digest(key))
+        found = await self._do(lambda: self._redis.hgetall(name))
+        if self._missed:
+            await self._catch_up()
+            found = await self._do(lambda: self._redis.hgetall(name))
         loaded, url = (load_entry(value) for value in found.values()), key_url(key)
         # The digest names the key; that the entry says the same guards against a server that mixes up its answers.
         entries = [entry for entry in loaded if entry and entry.url == url and entry.freshness.keep_until > now]
@@ -214,23 +226,44 @@ class RedisStore:
         await self._or(self._do(lambda: self._redis.hdel(name, field)), None)
 
     async def purge(self, purge: Purge, now: float) -> int:
-        """As in CacheStore; raises CapacityError when the server is away: whoever purges has to know."""
+        """As in CacheStore; raises CapacityError when the server is away: whoever purges has to know.
+
+        One that does not insist is made up for before this process reads anything again.
+        """
+        try:
+            return await self._purge(purge, now)
+        except (_Unavailable, *_NONSENSE) as error:
+            if not purge.insists:
+                self._missed = [*self._missed, purge] if len(self._missed) < MAX_MISSED else [replace(purge, url=None)]
+            raise CapacityError("the cache's Redis did not purge", detail="The cache is not available.") from error
+
+    async def _catch_up(self) -> None:
+        """Purge what could not be purged while the server was away; meanwhile others go on without it."""
+        if self._is_catching_up:
+            raise _Unavailable
+        self._is_catching_up = True
+        try:
+            while self._missed:
+                missed = self._missed[0]
+                await self._purge(missed, missed.at)
+                self._missed = [purge for purge in self._missed if purge is not missed]
+        finally:
+            self._is_catching_up = False
+
+    async def _purge(self, purge: Purge, now: float) -> int:
         log = self.prefix + "p"
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.zadd(log, {dump_purge(purge): purge.at})
         pipeline.zremrangebyscore(log, "-inf", purge.at - PURGES_REMEMBERED_S)
         pipeline.expire(log, PURGES_REMEMBERED_S)
-        try:
-            await self._do(pipeline.execute, always=purge.insists)
-            count = 0
-            async for name, variants in self._candidates(purge):
-                for field, value in variants.items():
-                    entry = load_entry(value)
-                    if entry is not None and purge.matches(entry.url, entry.tags, filtered=entry.filtered):
-                        await self._purge_variant(name, field, value, entry, purge, now)
-                        count += 1
-        except (_Unavailable, *_NONSENSE) as error:
-            raise CapacityError("the cache's Redis did not purge", detail="The cache is not available.") from error
+        await self._do(pipeline.execute, always=purge.insists)
+        count = 0
+        async for name, variants in self._candidates(purge):
+            for field, value in variants.items():
+                entry = load_entry(value)
+                if entry is not None and purge.matches(entry.url, entry.tags, filtered=entry.filtered):
+                    await self._purge_variant(name, field, value, entry, purge, now)
+                    count += 1
         return count
 
     async def _purge_variant(
@@ -320,6 +353,7 @@ class RedisStore:
 
     async def _do_now(self, operation: Callable[[], Any], always: bool) -> Any:
         clock = asyncio.get_running_loop().time
+        began = clock()
         if self._is_down and not always:
             if clock() < self._retry_at:
                 raise _Unavailable
@@ -336,9 +370,15 @@ class RedisStore:
                 self._refuses = True
                 logger.warning("the cache's Redis refuses: %s", error)
             raise _Refused(str(error)) from error
-        except (RedisError, OSError, TimeoutError, *_NONSENSE) as error:
+        except (TimeoutError, RedisTimeoutError) as error:
+            # One that has answered others meanwhile is not away: there are more requests than it can take.
+            if self._answered_at < began:
+                self._leave_alone(error)
+            raise _Unavailable from error
+        except (RedisError, OSError, *_NONSENSE) as error:
             self._leave_alone(error)
             raise _Unavailable from error
+        self._answered_at = clock()
         if self._is_down:
             self._is_down = False
             logger.warning("the cache's Redis is back")

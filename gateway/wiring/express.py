@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp
-
 from gateway.config.routes import RouteConfig
 from gateway.config.upstreams import UpstreamConfig
 from gateway.exchange import ResponseRule
@@ -23,10 +21,9 @@ _KNOWN_AHEAD = frozenset(["client_ip", "host", "request_id", "route", "scheme"])
 
 
 def stored_lane(
-    config: RouteConfig, cache: ASGIApp, response_rules: tuple[ResponseRule, ...], request_id_name: bytes
+    config: RouteConfig, cache: CacheMiddleware, response_rules: tuple[ResponseRule, ...], request_id_name: bytes
 ) -> Lane | None:
     """The lane of a route whose outermost layer is ``cache``."""
-    assert isinstance(cache, CacheMiddleware)
     own = [name for name in (request_id_name, b"age", b"cache-status") if name]
     if not _are_rules_plain(config, response_rules, own):
         return None

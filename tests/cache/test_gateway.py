@@ -11,6 +11,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from gateway.app import Gateway
+from gateway.config.load import load_config
 from gateway.middleware.cache import Cache
 from gateway.stores.base import Entry
 from gateway.stores.memory import MemoryStore
@@ -456,6 +457,25 @@ async def redirecting(connection: ScriptedConnection) -> None:
 
 def twice(gateway: Gateway) -> ASGIApp:
     return Starlette(routes=[Mount("/api", gateway), Mount("/old api", gateway)])
+
+
+async def test_unsafe_request_on_another_route_invalidates_too(server: str) -> None:
+    async with ScriptedUpstream(pages) as origin:
+        reading = {"name": "reading", "path": "/*", "methods": ["GET"], "upstream": origin.url, "cache": True}
+        writing = {"name": "writing", "path": "/*", "methods": ["POST", "PUT"], "upstream": origin.url}
+        async with serving({"routes": [reading, writing]}, server=server) as served:
+            for method in ("POST", "PUT"):
+                await served.ask(request(target=b"/a"))
+                assert came_from(await served.ask(request(target=b"/a"))) == "hit"
+                written = await served.ask(request(method, b"/a", body=b"x"))
+                assert written.status == 200 and not written.values(b"cache-status")
+                assert came_from(await served.ask(request(target=b"/a"))) == "uri-miss"
+            # The cached route goes away and comes back: what the other one does follows.
+            await served.gateway.reload(load_config({"routes": [writing]}))
+            await served.gateway.reload(load_config({"routes": [reading, writing]}))
+            assert came_from(await served.ask(request(target=b"/a"))) == "hit"
+            await served.ask(request("POST", b"/a", body=b"x"))
+            assert came_from(await served.ask(request(target=b"/a"))) == "uri-miss"
 
 
 async def test_mounted_gateway_is_purged_by_the_urls_that_clients_see(server: str) -> None:

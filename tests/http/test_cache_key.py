@@ -169,3 +169,10 @@ def test_what_a_filter_keeps_is_covered_by_the_whole(pairs: list[bytes]) -> None
 )
 def test_what_proxies_say_of_the_url(first: Any, second: Any, equal: bool) -> None:
     assert (forwarded_parts(first) == forwarded_parts(second)) == equal
+
+
+@pytest.mark.parametrize(
+    "value", [b" " * 1_000_000, b'"\\' * 500_000, b'\\"' * 500_000, b'for="\\' * 200_000, b"for=" * 200_000]
+)
+def test_what_proxies_say_takes_no_longer_to_read_than_it_is(value: bytes) -> None:
+    assert len(forwarded_parts([(b"forwarded", value)])) == 1

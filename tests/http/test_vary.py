@@ -66,6 +66,13 @@ def test_values_that_mean_the_same_are_equal(name: bytes, first: Any, second: An
     assert selects(selectors_of([name], request(first)), request(second)) == equal
 
 
+@pytest.mark.parametrize(
+    "value", [b" " * 2_000_000 + b"x,y", b"x" + b" ,\t" * 700_000 + b"y", b"x,y" + b"," * 2_000_000]
+)
+def test_long_values_take_no_longer_than_they_are(value: bytes) -> None:
+    assert normal_value(b"accept", [(b"accept", value)]) == b"x,y"
+
+
 def test_lines_of_one_field_are_one_list() -> None:
     assert normal_value(AE, [(AE, b"gzip"), (AE, b"br")]) == normal_value(AE, [(AE, b"br, gzip")])
     assert normal_value(b"cookie", [(b"cookie", b"a=1"), (b"cookie", b"b=2")]) == b"a=1; b=2"

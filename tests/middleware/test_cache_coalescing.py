@@ -279,6 +279,24 @@ async def test_broken_transfer_is_never_stored() -> None:
     assert (await get(app)).body == b"body"
 
 
+async def test_answer_is_not_kept_when_the_application_fails_after_it() -> None:
+    """As BaseHTTPMiddleware does with an answer that broke off below it."""
+    clock = Clock()
+    calls = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal calls
+        calls += 1
+        await Origin(clock, Answer(headers=[(b"cache-control", b"max-age=60")]))(scope, receive, send)
+        raise RuntimeError("half of it was missing")
+
+    middleware = cached(app, clock)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            await get(middleware)
+    assert calls == 2
+
+
 async def test_application_that_stops_in_the_middle_is_a_broken_transfer() -> None:
     clock = Clock()
 

@@ -312,7 +312,7 @@ async def test_requests_go_on_without_redis_and_with_it_again(
         assert len([record for record in caplog.records if "is away" in record.message]) == 1
         with pytest.raises(CapacityError):
             await app.cache.purge(everything=True)
-        assert (await ask(app, "POST")).status == 200
+        assert (await ask(app, "POST", b"/written")).status == 200
         caplog.clear()
         if failure == "refused":
             await proxy.open()
@@ -324,6 +324,56 @@ async def test_requests_go_on_without_redis_and_with_it_again(
             assert is_hit(await get(app))
         assert [record.message for record in caplog.records] == ["the cache's Redis is back"]
         await app.aclose()
+
+
+@pytest.mark.parametrize("limit", [100, 2])
+async def test_what_was_changed_while_redis_was_away_is_not_served_again(
+    port: int, prefix: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.stores.redis.RETRY_S", 0.0)
+    monkeypatch.setattr("gateway.stores.redis.MAX_MISSED", limit)
+    clock = Clock()
+    origin = Origin(clock, Answer(headers=[(b"cache-control", b"max-age=60")]))
+    async with FailingProxy(port) as proxy:
+        store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix, timeout_s=5)
+        app = cached(origin, clock, store=store)
+        targets = [b"/%d" % number for number in range(4)]
+        for target in targets:
+            await get(app, target)
+        await asyncio.gather(*app.cache.background)
+        assert all([is_hit(await get(app, target)) for target in targets])
+        await proxy.close()
+        for target in targets[:3]:
+            assert (await ask(app, "POST", target)).status == 200
+        await proxy.open()
+        assert [is_hit(await get(app, target)) for target in targets] == [False, False, False, limit > 3]
+        await asyncio.gather(*app.cache.background)
+        clock.now += 1
+        await get(app, b"/0")
+        await asyncio.gather(*app.cache.background)
+        assert is_hit(await get(app, b"/0"))
+        await app.aclose()
+
+
+async def test_server_that_answers_others_is_not_away(store: RedisStore, caplog: pytest.LogCaptureFixture) -> None:
+    others_have_answers = asyncio.Event()
+
+    async def time_out() -> None:
+        await others_have_answers.wait()
+        raise TimeoutError
+
+    waiting = [asyncio.ensure_future(store._do(time_out)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert await store.get(KEY, NOW) == []
+    others_have_answers.set()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome).__name__ for outcome in outcomes] == ["_Unavailable"] * 3
+    assert not caplog.records
+    assert await store.lock(KEY, 1) == "ours"
+    await asyncio.gather(store._do(time_out), return_exceptions=True)
+    assert [record.message for record in caplog.records] == [
+        f"the cache's Redis is away (silent for {store.timeout_s:g} s): requests go on without it"
+    ]
 
 
 async def test_server_that_is_away_is_left_alone(port: int, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
