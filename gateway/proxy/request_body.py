@@ -279,6 +279,23 @@ class RequestBody:
             self.waiting_since = self._clock()
             self._sink.feed(piece)
 
+    def raw_target(self) -> asyncio.Transport | None:
+        """Where the bytes go as they are, once nothing of them is kept."""
+        return None if self._sink is None or self._kept is not None else self._sink.raw_target()
+
+    def moved(self, count: int) -> None:
+        """So many bytes have gone there."""
+        self.received_bytes += count
+        if self._sink is not None:
+            self.waiting_since = self._clock()
+            self._sink.moved(count)
+
+    def hold(self, is_held: bool) -> None:
+        """Whether they wait there."""
+        if self._sink is not None:
+            self.waiting_since = math.inf if is_held else self._clock()
+            self._sink.hold(is_held)
+
     def end(self) -> None:
         """The source has given everything."""
         try:

@@ -228,6 +228,20 @@ class Cycle:
             self._connection.body_taken(self)
         return True
 
+    def raw_target(self) -> asyncio.Transport | None:
+        """Where the bytes of the body go as they are; None where somebody has to look at them."""
+        return None if self._sink is None else self._sink.raw_target()
+
+    def body_moved(self, count: int) -> None:
+        """So many bytes of the body have gone there."""
+        if self._sink is not None:
+            self._sink.moved(count)
+
+    def hold_body(self, is_held: bool) -> None:
+        """Whether nothing more goes there for the moment."""
+        if self._sink is not None:
+            self._sink.hold(is_held)
+
     def pause_flow(self) -> None:
         """The sink is behind."""
         self.is_flow_paused = True
@@ -241,6 +255,7 @@ class Cycle:
         """From here on pieces wait for ``receive``."""
         self._sink = None
         self.is_flow_paused = False
+        self._connection.flow_stopped(self)
 
     def _next_piece(self) -> Message:
         pieces = self.pieces

@@ -36,6 +36,17 @@ class IncomingBody:
         self.complete = not self._left
         return piece, rest
 
+    @property
+    def left(self) -> int | None:
+        """How many bytes are still to come; None where nobody knows."""
+        return self._left if self._chunks is None else None
+
+    def skip(self, count: int) -> None:
+        """So many bytes have been taken by somebody else."""
+        self._bytes += count
+        self._left -= count
+        self.complete = not self._left
+
     def restart(self, now: float) -> None:
         """Count the time from here: the client was not asked to send before."""
         self._since = now

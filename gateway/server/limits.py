@@ -106,6 +106,8 @@ class Connections:
         self.draining = False
         self.date_line = b""
         self.hang_ups = HangUps()
+        self.splices = 0
+        """Bodies that are being moved inside the kernel."""
         self._wall_clock = wall_clock
         self._date_second = 0
         self._open: set[Connection] = set()

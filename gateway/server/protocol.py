@@ -27,6 +27,7 @@ from gateway.express.proxied import ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
 from gateway.http.fields import Fields
+from gateway.server.body_splice import BodySplice
 from gateway.server.cycle import Cycle
 from gateway.server.express_cycle import ExpressCycle, write_whole
 from gateway.server.framing import HEAD_END, HeadReader
@@ -78,6 +79,7 @@ class GatewayProtocol(asyncio.Protocol):
         "_send_watch",
         "_server_state",
         "_since",
+        "_splice",
         "_tls",
         "_transport",
         "connections",
@@ -133,7 +135,14 @@ class GatewayProtocol(asyncio.Protocol):
         """The request body while it is incomplete."""
         self._read_paused = False
         self._paused_at = 0.0
+        self._splice: BodySplice | None = None
+        """What moves the body while nothing is read."""
         self._discarded = 0
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The client's side."""
+        return self._transport
 
     # The transport's side.
 
@@ -155,6 +164,7 @@ class GatewayProtocol(asyncio.Protocol):
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_splice()
         self._phase = _CLOSED
         self.deadline = NEVER
         self.is_sending = False
@@ -411,7 +421,46 @@ class GatewayProtocol(asyncio.Protocol):
             self.deadline = body.deadline(self.connections.clock())
         if cycle.queued_bytes > HIGH_WATER_BYTES or cycle.is_flow_paused:
             self._pause_reading()
+        elif BodySplice.is_worth_it(self, cycle, body):
+            # What has just been written leaves when the event loop turns.
+            self._pause_reading()
+            self.loop.call_soon(self._begin_splice, cycle, body)
         return rest
+
+    def _begin_splice(self, cycle: Cycle, body: IncomingBody) -> None:
+        """Have the rest of a body moved by the kernel, if everything before it has left."""
+        if cycle is not self._cycle or body is not self._body or not self._read_paused or self._splice is not None:
+            return
+        self.connections.hang_ups.discard(self)
+        self._splice = splice = BodySplice(self, cycle, body)
+        if not splice.start():
+            self._splice = None
+            self.body_taken(cycle)
+
+    def body_spliced(self) -> None:
+        """The last byte of the body has been moved."""
+        cycle = self._cycle
+        assert isinstance(cycle, Cycle)
+        self._splice = self._body = None
+        self.deadline = NEVER
+        self._resume_reading()
+        cycle.end_body()
+
+    def splice_broken(self) -> None:
+        """One of the two sockets has ended: its transport finds out how."""
+        self._splice = None
+        self._resume_reading()
+
+    def flow_stopped(self, cycle: Cycle) -> None:
+        """Nobody wants the body to flow any more."""
+        if self._splice is not None:
+            self._stop_splice()
+            self.body_taken(cycle)
+
+    def _stop_splice(self) -> None:
+        if self._splice is not None:
+            self._splice.stop()
+            self._splice = None
 
     def _fail_body(self, error: GatewayError) -> None:
         """End the request body with ``error``: the application answers, for it keeps the record of the request."""
@@ -420,6 +469,7 @@ class GatewayProtocol(asyncio.Protocol):
         if cycle.response_started:
             self.refuse(error)
             return
+        self._stop_splice()
         self._body = None
         self.deadline = NEVER
         cycle.keep_alive = False
@@ -435,7 +485,7 @@ class GatewayProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._read_paused:
+        if self._read_paused and self._splice is None:
             self._read_paused = False
             self.connections.hang_ups.discard(self)
             if self._body is not None:
@@ -471,6 +521,7 @@ class GatewayProtocol(asyncio.Protocol):
     def _end_exchange(self, keep_alive: bool, is_read: bool) -> None:
         """Be ready for the next request, or close; ``is_read`` says whether the last byte of this one has come."""
         self._server_state.total_requests += 1
+        self._stop_splice()
         self._cycle = self._body = None
         if self._transport.is_closing():
             return
@@ -498,6 +549,7 @@ class GatewayProtocol(asyncio.Protocol):
         """Close without another byte. ``reset``: not even a clean end of the connection, which would end a body."""
         if self._phase == _CLOSED:
             return
+        self._stop_splice()
         if not reset:
             self._close()
             return
@@ -515,6 +567,7 @@ class GatewayProtocol(asyncio.Protocol):
         """Answer ``error`` in the place of the application and close; cut when the application's answer has begun."""
         if self._transport.is_closing():
             return
+        self._stop_splice()
         cycle, self._cycle = self._cycle, None
         self._body = None
         can_answer = cycle is None or not cycle.response_started

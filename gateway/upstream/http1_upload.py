@@ -47,6 +47,7 @@ class Upload:
         "_flow",
         "_flowing",
         "_is_paused",
+        "_is_tls",
         "_outstanding",
         "_owner",
         "_stopped",
@@ -64,6 +65,7 @@ class Upload:
         self._flowing = stream if isinstance(stream, FlowingStream) else None
         self._outstanding = stream.length
         """Bytes that have not come; None when nobody said how many there are."""
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
         self._stopped = False
         self._drain: asyncio.Future[None] | None = None
         self._flow: asyncio.Future[None] | None = None
@@ -164,6 +166,24 @@ class Upload:
             return
         if self._flow is not None and not self._flow.done():
             self._flow.set_result(None)
+
+    def raw_target(self) -> asyncio.Transport | None:
+        """The connection, where a measured body goes out in the clear."""
+        is_raw = self._outstanding is not None and not self._stopped and not self._is_tls
+        return self._transport if is_raw else None
+
+    def moved(self, count: int) -> None:
+        """So many bytes have been written to the socket by somebody else."""
+        assert self._outstanding is not None
+        self._outstanding -= count
+        self.done = not self._outstanding
+
+    def hold(self, is_held: bool) -> None:
+        """Whether the upstream takes nothing of what somebody else writes."""
+        if is_held:
+            self._owner.watch_writing()
+        else:
+            self._owner.forgive_writing()
 
     def fail(self, error: Exception) -> None:
         """The stream has failed."""

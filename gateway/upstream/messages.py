@@ -6,6 +6,7 @@ beyond the raw message is made on first access. They are valid wherever httpx's 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +26,15 @@ class BodySink(Protocol):
 
     def fail(self, error: Exception) -> None:
         """There will be no more, and these were not all."""
+
+    def raw_target(self) -> asyncio.Transport | None:
+        """The transport whose socket takes the bytes as they are, in the place of ``feed``; None where none does."""
+
+    def moved(self, count: int) -> None:
+        """So many bytes have been written to that socket past this."""
+
+    def hold(self, is_held: bool) -> None:
+        """Whether that socket takes nothing more for the moment."""
 
 
 @runtime_checkable

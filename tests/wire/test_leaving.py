@@ -94,14 +94,17 @@ async def test_in_the_middle_of_the_upload(server: str, how: str) -> None:
 
 @own_server
 @both_ways
-@pytest.mark.parametrize("is_full", [False, True], ids=["a piece waits", "nothing more is read"])
-async def test_while_the_upstream_takes_nothing_of_the_upload(server: str, how: str, is_full: bool) -> None:
+@pytest.mark.parametrize("where", ["a piece waits", "nothing more is read", "the kernel moves it"])
+async def test_while_the_upstream_takes_nothing_of_the_upload(server: str, how: str, where: str) -> None:
+    is_moved = where == "the kernel moves it"
+    piece = b"x" * 16 * 1024 if is_moved else chunked(b"x" * 16 * 1024, last=False)
+    framing = (b"Content-Length", b"60000000") if is_moved else (b"Transfer-Encoding", b"chunked")
     async with (
         ScriptedUpstream(silent, reading=False) as origin,
         serving(proxying(origin.url), server=server) as served,
         served.client() as client,
     ):
-        client.write(request("POST", fields=[(b"Content-Length", b"60000000")]))
+        client.write(request("POST", fields=[framing]))
         await origin.connection()
         assert served.connections is not None
         (connection,) = served.connections._open
@@ -110,10 +113,19 @@ async def test_while_the_upstream_takes_nothing_of_the_upload(server: str, how: 
         assert isinstance(transport, Http1Transport)
         await until(lambda: transport.connections == 1)
         (upstream,) = transport._connections
+
+        def is_stuck() -> bool:
+            if where == "a piece waits":
+                return upstream._transport.get_write_buffer_size() > 0
+            if where == "nothing more is read":
+                return connection._read_paused
+            splice = connection._splice and connection._splice._splice
+            return splice is not None and splice._is_waiting_to_write
+
         sent = 0
-        while not (connection._read_paused if is_full else upstream._transport.get_write_buffer_size()):
-            client.write(b"x" * 16 * 1024)
-            sent += 16 * 1024
+        while not is_stuck():
+            client.write(piece)
+            sent += len(piece)
             # Each piece is read before the next: what waits in the client's own buffers would hold its end back.
             await until(lambda total=sent: connection._body is not None and connection._body._bytes == total)  # type: ignore[misc]
         for _ in range(3):
