@@ -28,6 +28,8 @@ class Live:
     def __init__(self, build: Build) -> None:
         self._build = build
         self._current: Generation | None = None
+        self.express: Express | None = None
+        """The short ways of the current generation; None before the first."""
         self._retired: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Event] = set()
         self._replacing = asyncio.Lock()
@@ -38,11 +40,6 @@ class Live:
         if self._current is None:
             raise RuntimeError("the gateway has not been started")
         return self._current
-
-    @property
-    def express(self) -> Express | None:
-        """The short ways of the current generation; None before the first."""
-        return None if self._current is None else self._current.express
 
     @property
     def is_up(self) -> bool:
@@ -75,7 +72,7 @@ class Live:
             except BaseException:
                 await generation.abandon()
                 raise
-            self._current = generation
+            self._current, self.express = generation, generation.express
             if old is not None:
                 ended = asyncio.Event()
                 self._waiting.add(ended)
@@ -94,7 +91,7 @@ class Live:
         """Let running exchanges finish for ``timeout_s`` seconds, then close every generation."""
         # A reload that is under way comes first: what it makes has to be closed as well.
         async with self._replacing:
-            generation, self._current = self._current, None
+            generation, self._current, self.express = self._current, None, None
         if generation is None:
             return
         try:

@@ -111,7 +111,14 @@ class Generation:
             recorders=recorders,
             request_id_header=config.server.request_id_header,
         )
-        self.express = Express(self.app, admission=admission, table=self.table, enter=self._count, recorders=recorders)
+        self.express = Express(
+            self.app,
+            admission=admission,
+            table=self.table,
+            enter=self._count,
+            leave=self._leave,
+            recorders=runtime.recorders,
+        )
 
     def _enter(self, scope: Scope, exchange: Exchange) -> None:
         if BEGUN_KEY not in scope:

@@ -31,6 +31,7 @@ class FakeGeneration:
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.in_flight = 0
+        self.express = None
         self.on_idle: Callable[[], None] | None = None
         self._fails = fails
         self.successor: object = None

@@ -118,8 +118,11 @@ class _Client:
         self.waiting = _Waiting(lane, exchange)
         return self.waiting
 
-    def answer_at_once(self, status: int, head: StoredHead, own: Fields, body: bytes) -> bool:
-        self.start = _start(status, [*head.fields, *own])
+    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, request_id: str, body: bytes) -> bool:
+        fields = head.fields.copy()
+        if id_name:
+            fields.append((id_name, request_id.encode("ascii")))
+        self.start = _start(status, fields)
         self.body = body
         return True
 

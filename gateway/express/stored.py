@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from gateway.exchange import Admitted, ResponseRule
 from gateway.express.fields import after_rules, lines_of
+from gateway.http.cache_key import CacheKey
 from gateway.http.fields import Fields, content_length, get_first
 from gateway.middleware.cache import CacheMiddleware
 from gateway.stores.base import Entry
@@ -20,14 +22,34 @@ _NOT_PLAIN_STATUSES = frozenset([204, 205, 304])
 class StoredHead:
     """What of an answer's head is the same for everybody who gets it through ``lane``."""
 
-    __slots__ = ("fields", "is_plain", "lane", "lines")
+    __slots__ = ("_fields", "_from", "_lines", "_until", "fields", "is_plain", "lane", "lines")
 
     def __init__(self, lane: StoredLane, fields: Fields, is_plain: bool) -> None:
         self.lane = lane
-        self.fields = fields
-        self.lines = lines_of(fields)
         self.is_plain = is_plain
         """Whether it is complete, and followed by a body of the length that it announces."""
+        self._fields = fields
+        self._lines = lines_of(fields)
+        self._from = self._until = 0.0
+        self.fields = fields
+        """With Age and Cache-Status as they are since ``at`` was asked last."""
+        self.lines = b""
+        """The same as lines of a head."""
+
+    def at(self, now: float, cache: CacheMiddleware, key: CacheKey, entry: Entry) -> None:
+        """Bring Age and Cache-Status up to date: both count seconds, and hot answers are asked for more often."""
+        if self._from <= now < self._until:
+            return
+        freshness = entry.freshness
+        own = cache.hit_fields(key, entry, now)
+        self.fields = [*self._fields, *own]
+        self.lines = self._lines + lines_of(own)
+        self._from = now
+        # When the age, or the time to live, is the next whole second.
+        self._until = min(
+            freshness.birth + math.floor(now - freshness.birth) + 1,
+            freshness.fresh_until - math.ceil(freshness.fresh_until - now) + 1,
+        )
 
 
 class StoredLane:
@@ -65,18 +87,15 @@ class StoredLane:
             head = entry.sent_as = self._head(entry, scheme)
         if not head.is_plain:
             return False
+        head.at(now, cache, key, entry)
         exchange = express.exchange(admitted, target, way)
-        own = cache.hit_fields(key, entry, now)
-        if self._request_id_name:
-            own.append((self._request_id_name, exchange.request_id.encode("ascii")))
         body = entry.body or b""
-        if not client.answer_at_once(entry.status, head, own, body):
+        if not client.answer_at_once(entry.status, head, self._request_id_name, exchange.request_id, body):
             return False
-        express.enter()
         exchange.cache = "hit"
         exchange.status = entry.status
         exchange.body_bytes_out = len(body)
-        express.end(exchange)
+        express.record(exchange)
         return True
 
     def _head(self, entry: Entry, scheme: str) -> StoredHead:

@@ -12,7 +12,6 @@ from gateway.errors import GatewayError
 from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder
 from gateway.express.proxied import ExpressExchange, ProxiedLane
 from gateway.express.stored import StoredHead
-from gateway.http.fields import Fields
 from gateway.http.target import MAX_CACHED_BYTES, RequestPath, read_path
 from gateway.middleware.admission import Admission
 from gateway.router import RouteTable
@@ -26,8 +25,8 @@ class ExpressClient(Protocol):
     def begin_express(self, express: Express, lane: ProxiedLane, exchange: Exchange) -> ExpressExchange:
         """From now on the client waits for this exchange."""
 
-    def answer_at_once(self, status: int, head: StoredHead, own: Fields, body: bytes) -> bool:
-        """Answer with ``head``, the fields of this one answer, and a body; False when that cannot be done now."""
+    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, request_id: str, body: bytes) -> bool:
+        """Answer with ``head``, the request id unless its field has no name, and a body; False when it has to wait."""
 
 
 class Lane(Protocol):
@@ -71,7 +70,7 @@ class Way:
 class Express:
     """The short ways of one generation; ``app`` is the long one, for exchanges that turn out not to be plain.
 
-    ``enter`` counts an exchange that begins here, the first of ``recorders`` counts it back.
+    ``enter`` counts an exchange that goes on for a while, ``leave`` counts it back.
     """
 
     def __init__(
@@ -81,12 +80,15 @@ class Express:
         admission: Admission,
         table: RouteTable,
         enter: Callable[[], None],
+        leave: Recorder,
         recorders: Sequence[Recorder],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.app = app
         self.enter = enter
+        self._leave = leave
         self._admission = admission
+        self._new_request_id = admission.new_request_id
         self._match = table.match
         self._recorders = tuple(recorders)
         self._clock = clock
@@ -118,7 +120,7 @@ class Express:
     def exchange(self, admitted: Admitted, target: bytes, way: Way) -> Exchange:
         """The record of an exchange that begins now."""
         exchange = Exchange("GET", target, self._clock)
-        admitted.describe(exchange, self._admission.new_request_id())
+        admitted.describe(exchange, self._new_request_id())
         exchange.path = way.path
         exchange.params = way.params
         assert way.lane is not None
@@ -127,6 +129,11 @@ class Express:
 
     def end(self, exchange: Exchange) -> None:
         """Record an exchange that ended on the short way."""
+        self._leave(exchange)
+        self.record(exchange)
+
+    def record(self, exchange: Exchange) -> None:
+        """Record an exchange that was over as soon as it began, and so was never counted."""
         exchange.finished = self._clock()
         for record in self._recorders:
             record(exchange)

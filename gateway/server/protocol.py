@@ -22,7 +22,6 @@ from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
 from gateway.exchange import BEGUN_KEY, Admitted, Exchange
-from gateway.express.fields import lines_of
 from gateway.express.proxied import ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
@@ -259,7 +258,14 @@ class GatewayProtocol(asyncio.Protocol):
         except ClientError as error:
             self.refuse(error)
             return b""
-        return self._begin_exchange(bytes(buffer[end:]) if end < size else b"")
+        rest = bytes(buffer[end:]) if end < size else b""
+        if self._reader.is_plain and self._begin_express(rest):
+            if self._phase == _IDLE:
+                self._buffer = b""
+                return rest
+            return b""
+        self._begin_exchange(rest)
+        return b""
 
     def _begin_head(self, head: bytes | bytearray) -> None:
         """Keep an incomplete head; its time runs from the connection's or the request's first moment."""
@@ -271,8 +277,8 @@ class GatewayProtocol(asyncio.Protocol):
             self.deadline = self._since + self.connections.limits.header_timeout_s
         self._phase = _HEAD
 
-    def _begin_exchange(self, rest: bytes) -> bytes:
-        """Serve a request whose head is read; ``rest`` is what came with it, and is returned when that was done."""
+    def _begin_exchange(self, rest: bytes) -> None:
+        """Start the application on a request whose head is read; ``rest`` is what came with it."""
         reader = self._reader
         has_body = reader.chunked or bool(reader.length)
         if (
@@ -282,14 +288,9 @@ class GatewayProtocol(asyncio.Protocol):
             and self._config.ws_protocol_class is not None
         ):
             self._become_websocket(rest)
-            return b""
+            return
         self._phase = _EXCHANGE
         self.deadline = NEVER
-        if reader.is_plain and self._begin_express(rest):
-            if self._phase != _IDLE:
-                return b""
-            self._buffer = b""
-            return rest
         self._cycle = cycle = Cycle(
             self,
             self._transport,
@@ -309,10 +310,9 @@ class GatewayProtocol(asyncio.Protocol):
                     rest = self._read_body(cycle, self._body, rest)
                 except BadRequest as error:
                     self.refuse(error)
-                    return b""
+                    return
         self._buffer = rest
         self._run(cycle, self._config.loaded_app, scope)
-        return b""
 
     def _request_scope(self, cycle: Cycle) -> Scope:
         extensions: dict[str, Any] = {
@@ -342,15 +342,20 @@ class GatewayProtocol(asyncio.Protocol):
             self._admitted_by, self._admitted_fields = express, reader.fields
         if self._admitted is None:
             return False
+        self._phase = _EXCHANGE
+        self.deadline = NEVER
         self._buffer = rest
         return express.begin(self._admitted, reader.target, self)
 
-    def answer_at_once(self, status: int, head: StoredHead, own: Fields, body: bytes) -> bool:
+    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, request_id: str, body: bytes) -> bool:
         if self.write_paused is not None or self._answered_at_once >= _MAX_AT_ONCE:
             return False
         self._answered_at_once += 1
         keep_alive = self._reader.keep_alive and not self.connections.draining
-        write_whole(self._transport, status, head.lines + lines_of(own), body, keep_alive=keep_alive)
+        lines = head.lines
+        if id_name:
+            lines = b"%b%b: %b\r\n" % (lines, id_name, request_id.encode("ascii"))
+        write_whole(self._transport, status, lines, body, keep_alive=keep_alive)
         self._end_exchange(keep_alive, is_read=True)
         return True
 

@@ -22,12 +22,12 @@ class Ways:
     def __init__(self, served: Served) -> None:
         self.short = 0
         self._express = served.gateway.generation.express
-        self._end = self._express.end
-        self._express.end = self._count  # type: ignore[method-assign]
+        self._record = self._express.record
+        self._express.record = self._count  # type: ignore[method-assign]
 
     def _count(self, exchange: Exchange) -> None:
         self.short += 1
-        self._end(exchange)
+        self._record(exchange)
 
 
 def close_short_ways(served: Served) -> None:

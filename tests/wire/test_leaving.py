@@ -119,8 +119,8 @@ async def test_while_the_upstream_takes_nothing_of_the_upload(server: str, how: 
                 return upstream._transport.get_write_buffer_size() > 0
             if where == "nothing more is read":
                 return connection._read_paused
-            splice = connection._splice and connection._splice._splice
-            return splice is not None and splice._is_waiting_to_write
+            moving = connection._splice
+            return moving is not None and moving._splice is not None and moving._splice._is_waiting_to_write
 
         sent = 0
         while not is_stuck():
