@@ -192,7 +192,10 @@ class GatewayProtocol(asyncio.Protocol):
         if phase == _EXCHANGE:
             self._continue_exchange(data)
         elif phase < _EXCHANGE or phase == _IDLE:
-            self._read_heads(data)
+            self._answered_at_once = 0
+            rest = self._read_head(data)
+            if rest:
+                self._read_heads(rest)
         elif phase == _LINGER:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
@@ -219,13 +222,12 @@ class GatewayProtocol(asyncio.Protocol):
     # Requests.
 
     def _read_heads(self, data: bytes) -> None:
-        """Take ``data`` as the beginning, or more, of a request head; of several where one is answered at once."""
-        self._answered_at_once = 0
+        """Take pipelined requests, of which some may be answered at once."""
         while data:
             data = self._read_head(data)
 
     def _read_head(self, data: bytes) -> bytes:
-        """Take a head; what is left of ``data`` when its request has been answered."""
+        """Take ``data`` as the beginning, or more, of a request head; what follows it when its request is answered."""
         buffer = self._buffer
         if buffer:
             searched = max(0, len(buffer) - 3)
@@ -521,6 +523,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._end_exchange(cycle.keep_alive, cycle.body_complete)
         if self._phase == _IDLE and self._buffer:
             waiting, self._buffer = bytes(self._buffer), b""
+            self._answered_at_once = 0
             self._read_heads(waiting)
 
     def _end_exchange(self, keep_alive: bool, is_read: bool) -> None:

@@ -162,6 +162,15 @@ class Upstream:
         if in_flight >= endpoint.limit or not endpoint.owners:
             self._on_released(endpoint)
 
+    def succeeded(self, endpoint: Endpoint) -> None:
+        """``release`` and ``record`` of a request that went well."""
+        in_flight = endpoint.in_flight
+        endpoint.in_flight = in_flight - 1
+        if in_flight >= endpoint.limit or not endpoint.owners:
+            self._on_released(endpoint)
+        if endpoint.ejection.recent or endpoint.ejection.half_open:
+            self.record(endpoint, ok=True)
+
     def record(self, endpoint: Endpoint, *, ok: bool, error: str = "") -> None:
         """How one attempt went; what is the client's fault is not to be recorded. ``error`` is for the log."""
         ejection = endpoint.ejection
