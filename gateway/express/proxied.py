@@ -252,13 +252,13 @@ class ExpressExchange:
 
     def settle(self, response: InboundResponse) -> None:
         """A plain answer, complete by now: the endpoint has done well and is free."""
-        self.is_settled = True
         exchange = self.exchange
         attempt = exchange.attempts[0]
         attempt.status = exchange.status = response.status_code
         attempt.head_s = time.monotonic() - attempt.started
         attempt.outcome = "ok"
         exchange.upstream = self.lane.upstream_name
+        self.is_settled = True
         self.lane.upstream.succeeded(self.endpoint)
 
     def cancel(self) -> None:

@@ -168,7 +168,7 @@ class Upstream:
         endpoint.in_flight = in_flight - 1
         if in_flight >= endpoint.limit or not endpoint.owners:
             self._on_released(endpoint)
-        if endpoint.ejection.recent or endpoint.ejection.half_open:
+        if endpoint.ejection.failures or endpoint.ejection.half_open:
             self.record(endpoint, ok=True)
 
     def record(self, endpoint: Endpoint, *, ok: bool, error: str = "") -> None:

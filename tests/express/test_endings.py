@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -295,17 +296,14 @@ async def test_conditions_of_routes_are_asked_for_every_header_section(server: s
 
 @pytest.mark.parametrize("count", [2, 3])
 async def test_endpoints_get_their_even_share(count: int, server: str) -> None:
-    upstreams = [ScriptedUpstream(respond(OK)) for _ in range(count)]
-    for upstream in upstreams:
-        await upstream.__aenter__()
-    urls = [upstream.url for upstream in upstreams]
-    async with warm(proxying(*urls, upstream={"balance": "round-robin"}), server=server) as (_, _, client):
-        for _ in range(count * 10 - 1):
-            client.write(request())
-            await client.answer()
-    for upstream in upstreams:
-        assert len(upstream.requests) == 10
-        await upstream.__aexit__(None, None, None)
+    async with contextlib.AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(ScriptedUpstream(respond(OK))) for _ in range(count)]
+        urls = [upstream.url for upstream in upstreams]
+        async with warm(proxying(*urls, upstream={"balance": "round-robin"}), server=server) as (_, _, client):
+            for _ in range(count * 10 - 1):
+                client.write(request())
+                await client.answer()
+        assert [len(upstream.requests) for upstream in upstreams] == [10] * count
 
 
 async def test_hash_balancing_sees_the_request(server: str) -> None:
