@@ -73,7 +73,7 @@ async def lag(coding: str, level: Level, body: bytes, bodies: int, piece_bytes: 
     turns = await turns_during(work)
     cpu, real = (sorted(column) for column in zip(*turns, strict=True))
     figures = [percentile(cpu, 0.999), cpu[-1], percentile(real, 0.999), real[-1]]
-    return "".join(f"{seconds * 1000:>10.2f}" for seconds in figures)
+    return "".join(f"{seconds * 1000:>11.2f}" for seconds in figures)
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     print(f"{options.bodies} bodies of {options.mib:g} MiB; milliseconds")
-    print(f"{'':<32}{'CPU p99.9':>10}{'longest':>10}{'real p99.9':>10}{'longest':>10}")
+    print(f"{'':<32}{'CPU p99.9':>11}{'longest':>11}{'real p99.9':>11}{'longest':>11}")
     for coding in options.coding or CODINGS:
         for level in options.level or LEVELS:
             for name, piece_bytes in (("at once", size), ("streamed", PIECE_BYTES)):
