@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 from pwdlib.hashers.bcrypt import BcryptHasher
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from benchmarks.hello import app as hello
+from benchmarks.in_process import Field, request_us, scope
 from gateway.exchange import SCOPE_KEY, Exchange
 from gateway.middleware.access import AccessMiddleware
 from gateway.middleware.auth import AuthMiddleware
@@ -38,8 +40,6 @@ from gateway.middleware.rate_limit_store import CounterStore
 
 ROUNDS = 15
 REQUESTS = 2000
-
-Field = tuple[bytes, bytes]
 
 
 class Feature(NamedTuple):
@@ -59,55 +59,13 @@ class Answered(NamedTuple):
     body: bytes
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
-
-
-def scope_with(fields: Sequence[Field]) -> dict[str, Any]:
-    """A request as a browser sends it, inside a gateway."""
-    headers = [
-        (b"host", b"example.com"),
-        (b"user-agent", b"bench/1"),
-        (b"accept", b"*/*"),
-        (b"accept-encoding", b"gzip, br"),
-        (b"accept-language", b"en"),
-        *fields,
-    ]
-    exchange = Exchange("GET", b"/items/7")
-    exchange.client = "192.0.2.7"
-    return {
-        "type": "http",
-        "method": "GET",
-        "scheme": "http",
-        "path": "/items/7",
-        "raw_path": b"/items/7",
-        "query_string": b"",
-        "root_path": "",
-        "headers": headers,
-        SCOPE_KEY: exchange,
-    }
-
-
-async def receive() -> Message:
-    raise AssertionError("nobody asks for the body of a GET")
-
-
 async def cost_us(app: ASGIApp, fields: Sequence[Field], requests: int) -> float:
-    """Microseconds of CPU that one request takes."""
-    statuses: set[int] = set()
-
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            statuses.add(message["status"])
-
-    scopes = [scope_with(fields) for _ in range(requests)]
-    began = time.process_time()
-    for scope in scopes:
-        await app(scope, receive, send)
-    taken = time.process_time() - began
-    assert statuses == {200}, statuses
-    return taken / requests * 1e6
+    """CPU microseconds of one request inside a gateway."""
+    scopes = [scope(b"/items/7", fields) for _ in range(requests)]
+    for one in scopes:
+        exchange = one[SCOPE_KEY] = Exchange("GET", b"/items/7")
+        exchange.client = "192.0.2.7"
+    return await request_us(app, scopes)
 
 
 def bearer(key: RSAKey) -> Callable[[int], Field]:
@@ -131,21 +89,19 @@ def features(key: RSAKey, redis: str | None) -> list[Feature]:
         return Answered(200, [(b"x-user", b"ada")], b"")
 
     def guarded(authenticator: Any) -> ASGIApp:
-        return AuthMiddleware(application, authenticator=authenticator)
+        return AuthMiddleware(hello, authenticator=authenticator)
 
     password = base64.b64encode(b"ada:secret")
     networks = [f"10.{number}.0.0/16" for number in range(100)]
     found = [
-        Feature(
-            "allow and deny, one network each", AccessMiddleware(application, allow=["192.0.2.0/24"], deny=["::1"])
-        ),
-        Feature("deny, 100 networks", AccessMiddleware(application, deny=networks)),
-        Feature("max_concurrent", ConcurrencyMiddleware(application, max_concurrent=1000)),
+        Feature("allow and deny, one network each", AccessMiddleware(hello, allow=["192.0.2.0/24"], deny=["::1"])),
+        Feature("deny, 100 networks", AccessMiddleware(hello, deny=networks)),
+        Feature("max_concurrent", ConcurrencyMiddleware(hello, max_concurrent=1000)),
         Feature(
             "overload, both limits",
-            OverloadMiddleware(application, max_in_flight=1000, max_loop_lag_s=1.0, loop_lag=lambda: 0.0),
+            OverloadMiddleware(hello, max_in_flight=1000, max_loop_lag_s=1.0, loop_lag=lambda: 0.0),
         ),
-        Feature("rate limit in memory", RateLimitMiddleware(application, count=10**9, burst=10**6)),
+        Feature("rate limit in memory", RateLimitMiddleware(hello, count=10**9, burst=10**6)),
         Feature("API key", guarded(ApiKeys({"ada": "secret"})), [(b"x-api-key", b"secret")]),
         Feature(
             "basic, remembered",
@@ -169,13 +125,13 @@ def features(key: RSAKey, redis: str | None) -> list[Feature]:
         ),
         Feature(
             "CORS, an allowed origin",
-            CorsMiddleware(application, origins=["https://a.example"]),
+            CorsMiddleware(hello, origins=["https://a.example"]),
             [(b"origin", b"https://a.example")],
         ),
     ]
     if redis is not None:
         store = CounterStore(redis, timeout_s=10)
-        limit = RateLimitMiddleware(application, count=10**9, burst=10**6, store=store, namespace="bench")
+        limit = RateLimitMiddleware(hello, count=10**9, burst=10**6, store=store, namespace="bench")
         found.append(Feature("rate limit in Redis", limit, requests=300))
     return found
 
@@ -188,7 +144,7 @@ async def new_tokens_us(key: RSAKey) -> float:
         return Answered(200, [], keys)
 
     who = JwtAuthenticator(jwks="http://k/", issuer="me", audience="shop", fetch=fetch_keys)
-    app = AuthMiddleware(application, authenticator=who)
+    app = AuthMiddleware(hello, authenticator=who)
     make = bearer(key)
     await cost_us(app, [make(0)], 1)
     costs = []
@@ -204,7 +160,7 @@ async def measure(redis: str | None) -> None:
         await cost_us(feature.app, feature.fields, 100)
         costs = []
         for _ in range(ROUNDS):
-            alone = await cost_us(application, feature.fields, feature.requests)
+            alone = await cost_us(hello, feature.fields, feature.requests)
             costs.append(await cost_us(feature.app, feature.fields, feature.requests) - alone)
         print(f"{feature.name:<50} {statistics.median(costs):>7.2f} us")
     print(f"{'JWT RS256, a token not seen before':<50} {await new_tokens_us(key):>7.2f} us")

@@ -14,12 +14,13 @@ import argparse
 import gc
 import heapq
 import random
-import time
 from collections import deque
 from typing import Any, get_args
 
 import httpx
 
+from benchmarks.in_process import least_us
+from benchmarks.latency import percentiles
 from gateway.ticker import Ticker
 from gateway.upstream.pool import Upstream
 from gateway.upstream.settings import Balance, EndpointSettings, UpstreamSettings
@@ -52,20 +53,18 @@ def upstream(balance: Balance, servers: int) -> Upstream:
 def cost_us(balance: Balance, servers: int, seconds: float) -> float:
     """CPU microseconds of taking a place and giving it back."""
     chosen = upstream(balance, servers)
-    best = float("inf")
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        started = time.process_time()
+
+    def batch() -> None:
         for _ in range(BATCH):
             endpoint = chosen.try_acquire(SCOPE)
             assert endpoint is not None
             chosen.release(endpoint)
-        best = min(best, (time.process_time() - started) / BATCH)
-    return best * 1e6
+
+    return least_us(batch, BATCH, seconds)
 
 
 def under_one_slow_server(balance: Balance, requests: int) -> tuple[list[float], float]:
-    """Sorted latencies in seconds, and the slow server's part of the requests."""
+    """Latencies in seconds, and the slow server's part of the requests."""
     chosen, rng = upstream(balance, SERVERS), random.Random(7)
     slow = chosen.endpoints[0]
     busy = dict.fromkeys(chosen.endpoints, 0)
@@ -100,7 +99,7 @@ def under_one_slow_server(balance: Balance, requests: int) -> tuple[list[float],
             waiting[endpoint].append(now)
     while ends:
         finish()
-    return sorted(latencies), slow.requests / requests
+    return latencies, slow.requests / requests
 
 
 def main() -> None:
@@ -119,7 +118,7 @@ def main() -> None:
             # They send where they are told, whatever comes of it.
             continue
         latencies, share = under_one_slow_server(name, options.requests)
-        marks = "".join(f"{latencies[int(len(latencies) * part)] * 1000:>10.1f}" for part in (0.5, 0.99, 0.999))
+        marks = "".join(f"{latency_s * 1000:>10.1f}" for latency_s in percentiles(latencies))
         print(f"{name:<16}{marks}{share:>12.1%}", flush=True)
 
 

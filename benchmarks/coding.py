@@ -3,8 +3,8 @@
     python -m benchmarks.coding
     python -m benchmarks.coding --rounds 5 --body json --json out.json
 
-Every contender runs alone on one core, load and upstream on the other. MB are those of the body before it is coded; the
-rest of what a proxy does is in the figures, and alone in those of "as it is".
+MB are those of the body before it is coded; the rest of what a proxy does is in the figures, and alone in those of "as
+it is".
 """
 
 from __future__ import annotations
@@ -14,143 +14,121 @@ import contextlib
 import http.client
 import json
 import statistics
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import nginx
 from benchmarks.bodies import html_body, json_body
-from benchmarks.load import Load, run_slice
-from benchmarks.peers import nginx_conf, nginx_origin
-from benchmarks.processes import cpu_seconds, free_port, started
+from benchmarks.contenders import Contender, running, serving, workspace
+from benchmarks.load import Load
+from benchmarks.peers import Peer, gateway_table, run_gateway
+from benchmarks.report import machine
+from benchmarks.site import Site
 from gateway.http.coding import CODINGS
 
-PEER_CORE, LOAD_CORE = 0, 1
 LEVELS = ("fast", "balanced", "best")
 NGINX_LEVELS = (1, 6, 9)
 CONNECTIONS = 8
-PLAIN = "as it is"
+PLAIN = "/plain"
 
-BODIES = {"json": ("page.json", json_body), "html": ("page.html", html_body)}
+BODIES: Mapping[str, tuple[str, Callable[[], bytes]]] = {
+    "json": ("catalogue.json", json_body),
+    "html": ("article.html", html_body),
+}
 
 
 @dataclass
 class Series:
-    """What one contender gave for one body: MB a CPU-second of each round, and the ratio."""
+    """What one way gave for one body: MB a CPU-second of each round, and the ratio."""
 
     mb_per_cpu_second: list[float] = field(default_factory=list)
     ratio: float = 0.0
 
 
 @dataclass(frozen=True)
-class Contender:
-    """Where one way of coding is to be had, and for which Accept-Encoding."""
+class Way:
+    """One way of coding: below which prefix of whom it is to be had, and for which Accept-Encoding."""
 
-    name: str
-    port: int
-    pid: int
-    prefix: str
-    coding: str
+    contender: Contender
+    prefix: str = PLAIN
+    coding: str = ""
+
+    @property
+    def accept(self) -> str:
+        return self.coding or "identity"
 
 
-def _gateway_table(port: int, origin: int) -> str:
-    routes = [("/plain", "false")]
+def _gateway(site: Site) -> list[str]:
+    prefixes = {PLAIN: "false"}
     for coding in CODINGS:
-        routes += [(f"/{coding}/{level}", f'{{ codings = ["{coding}"], level = "{level}" }}') for level in LEVELS]
-    tables = "".join(
+        prefixes |= {f"/{coding}/{level}": f'{{ codings = ["{coding}"], level = "{level}" }}' for level in LEVELS}
+    routes = "".join(
         f'[[routes]]\npath = "{prefix}/*"\nstrip_prefix = "{prefix}"\nupstream = "origin"\ncompress = {compress}\n'
-        for prefix, compress in routes
+        for prefix, compress in prefixes.items()
     )
-    return f"""
-[server]
-bind = "127.0.0.1:{port}"
-access_log = "off"
-[upstreams.origin]
-endpoints = ["http://127.0.0.1:{origin}"]
-{tables}"""
+    return run_gateway(site, gateway_table(site) + routes)
 
 
-def _nginx_conf(port: int, origin: int) -> str:
+def _nginx(site: Site) -> list[str]:
     forward = 'proxy_pass http://origin/; proxy_http_version 1.1; proxy_set_header Connection "";'
     levels = "".join(
         f"location /gzip/{level}/ {{ {forward} gzip on; gzip_comp_level {level}; gzip_proxied any;"
         " gzip_types application/json; }\n"
         for level in NGINX_LEVELS
     )
-    upstream = f"upstream origin {{ server 127.0.0.1:{origin}; keepalive 64; keepalive_requests 1000000000; }}"
-    return nginx_conf(port, f"{levels} location /plain/ {{ {forward} }}", upstream)
+    return nginx.run(site, f"{levels} location {PLAIN}/ {{ {forward} }}")
 
 
 @contextlib.contextmanager
-def contenders(folder: Path) -> Iterator[list[Contender]]:
-    """The gateway and nginx, running in front of one upstream that has the bodies as files."""
-    folder.chmod(0o755)
-    with contextlib.ExitStack() as stack:
-        origin, port = free_port(), free_port()
-        command = nginx_origin(origin, folder, b"")
+def ways(folder: Path) -> Iterator[dict[str, Way]]:
+    """Every way, by its name, in front of one upstream that has the bodies as files."""
+    with (
+        serving("nginx", folder) as upstream,
+        running(Peer("gateway", _gateway), upstream, folder) as gateway,
+        running(Peer("nginx", _nginx), upstream, folder) as peer,
+    ):
         for name, make in BODIES.values():
             (folder / "files" / name).write_bytes(make())
-        conf = folder / "origin.conf"
-        conf.write_text(conf.read_text().replace("json json;", "json json; text/html html;"))
-        stack.enter_context(started(command, origin, core=LOAD_CORE, log=folder / "origin.log"))
-        table = folder / "coding.toml"
-        table.write_text(_gateway_table(port, origin))
-        gateway = [sys.executable, "-m", "gateway", "run", str(table), "--no-reload"]
-        process = stack.enter_context(started(gateway, port, core=PEER_CORE, log=folder / "gateway.log"))
-        found = [Contender(f"gateway {PLAIN}", port, process.pid, "/plain", "")]
-        found += [
-            Contender(f"gateway {coding} {level}", port, process.pid, f"/{coding}/{level}", coding)
-            for coding in CODINGS
-            for level in LEVELS
-        ]
-        port = free_port()
-        conf = folder / "coding.conf"
-        conf.write_text(_nginx_conf(port, origin))
-        nginx = ["nginx", "-p", str(folder), "-c", str(conf)]
-        process = stack.enter_context(started(nginx, port, core=PEER_CORE, log=folder / "nginx.log"))
-        found.append(Contender(f"nginx {PLAIN}", port, process.pid, "/plain", ""))
-        found += [
-            Contender(f"nginx gzip {level}", port, process.pid, f"/gzip/{level}", "gzip") for level in NGINX_LEVELS
-        ]
-        yield found
+        yield {
+            "gateway as it is": Way(gateway),
+            **{
+                f"gateway {coding} {level}": Way(gateway, f"/{coding}/{level}", coding)
+                for coding in CODINGS
+                for level in LEVELS
+            },
+            "nginx as it is": Way(peer),
+            **{f"nginx gzip {level}": Way(peer, f"/gzip/{level}", "gzip") for level in NGINX_LEVELS},
+        }
 
 
-def coded_size(contender: Contender, path: str) -> int:
+def coded_size(way: Way, path: str) -> int:
     """Length of one answer's body; raises when it is not coded as it should be."""
-    connection = http.client.HTTPConnection("127.0.0.1", contender.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", way.contender.site.port, timeout=10)
     with contextlib.closing(connection):
-        connection.request("GET", contender.prefix + path, headers={"Accept-Encoding": contender.coding or "identity"})
+        connection.request("GET", way.prefix + path, headers={"Accept-Encoding": way.accept})
         answer = connection.getresponse()
         coding = answer.getheader("Content-Encoding", "")
-        if answer.status != 200 or coding != contender.coding:
-            raise RuntimeError(f"{contender.name} answered {answer.status} in {coding!r}")
+        if answer.status != 200 or coding != way.coding:
+            raise RuntimeError(f"{way.prefix}{path} was answered with {answer.status}, coded as {coding!r}")
         return len(answer.read())
 
 
 def measure(body: str, rounds: int, seconds: float) -> dict[str, Series]:
-    """One body through every contender, in turn."""
+    """One body in every way, in turn."""
     name, make = BODIES[body]
     path, size = f"/files/{name}", len(make())
-    found: dict[str, Series] = {}
-    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as temporary:
-        folder = Path(temporary)
-        with contenders(folder) as running:
-            for contender in running:
-                found[contender.name] = Series(ratio=size / coded_size(contender, path))
-            for _ in range(rounds):
-                for contender in running:
-                    headers = (f"Accept-Encoding: {contender.coding or 'identity'}",)
-                    load = Load(contender.prefix + path, CONNECTIONS, headers)
-                    before = cpu_seconds(contender.pid)
-                    measured = run_slice(f"http://127.0.0.1:{contender.port}", load, seconds, folder, LOAD_CORE)
-                    cpu_s = max(cpu_seconds(contender.pid) - before, 0.01)
-                    found[contender.name].mb_per_cpu_second.append(measured.requests * size / 1e6 / cpu_s)
+    with workspace() as folder, ways(folder) as running:
+        found = {name: Series(ratio=size / coded_size(way, path)) for name, way in running.items()}
+        for _ in range(rounds):
+            for name, way in running.items():
+                load = Load(way.prefix + path, CONNECTIONS, (f"Accept-Encoding: {way.accept}",))
+                measured = way.contender.ask(load, seconds)
+                found[name].mb_per_cpu_second.append(measured.per_cpu_second * size / 1e6)
     return found
 
 
-def table(body: str, found: dict[str, Series]) -> str:
+def table(body: str, found: Mapping[str, Series]) -> str:
     """The figures as text: medians, with the spread of the rounds."""
     size = len(BODIES[body][1]())
     lines = [
@@ -169,16 +147,15 @@ def main() -> None:
     parser.add_argument("--body", action="append", choices=sorted(BODIES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a slice")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", metavar="FILE", type=Path)
     options = parser.parse_args()
     results: dict[str, dict[str, Series]] = {}
     for body in options.body or list(BODIES):
         results[body] = measure(body, options.rounds, options.seconds)
         print(table(body, results[body]), flush=True)
     if options.json:
-        began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         figures = {body: {name: vars(series) for name, series in found.items()} for body, found in results.items()}
-        Path(options.json).write_text(json.dumps({"time": began, "bodies": figures}, indent=1))
+        options.json.write_text(json.dumps({"machine": machine(), "bodies": figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
-import tempfile
-from pathlib import Path
 
-from benchmarks.processes import cpu_seconds, free_port, resident_mib, started
-from benchmarks.websockets import CONTENDERS, LOAD_CORE, PEER_CORE, Caller
+from benchmarks.contenders import Contender, running, serving, workspace
+from benchmarks.echo import Caller
+from benchmarks.peers import PEERS
+from benchmarks.scenarios import SCENARIOS
 
+SCENARIO = SCENARIOS["echo"]
 WARM = 50
 AT_A_TIME = 50
 
@@ -23,7 +23,7 @@ class Idler(Caller):
     """Shakes hands, and nothing else."""
 
     def __init__(self) -> None:
-        super().__init__(outstanding=0)
+        super().__init__(SCENARIO.load.path, outstanding=0)
         self.opened = asyncio.get_running_loop().create_future()
 
     def on_head(self, head: bytes) -> None:
@@ -43,15 +43,16 @@ async def open_idle(port: int, count: int) -> list[Idler]:
     return found
 
 
-async def measure(port: int, pid: int, count: int, seconds: float) -> tuple[float, float]:
+async def measure(contender: Contender, count: int, seconds: float) -> tuple[float, float]:
     """KiB for each of ``count`` WebSockets, and milliseconds of CPU a second for all of them."""
+    port = contender.site.port
     warm = await open_idle(port, WARM)
-    before = resident_mib(pid)
+    before_mib = contender.resident_mib()
     idle = await open_idle(port, count)
-    each = (resident_mib(pid) - before) * 1024 / count
-    used_s = cpu_seconds(pid)
+    each = (contender.resident_mib() - before_mib) * 1024 / count
+    before_s = contender.cpu_s()
     await asyncio.sleep(seconds)
-    used_s = cpu_seconds(pid) - used_s
+    used_s = contender.cpu_s() - before_s
     if any(idler.failed for idler in idle):
         raise RuntimeError("not every WebSocket stayed open")
     for idler in [*warm, *idle]:
@@ -65,26 +66,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of silence")
     options = parser.parse_args()
     print(f"{options.count} idle WebSockets\n  {'':<20}{'KiB each':>10}{'CPU ms/s':>10}")
-    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        for peer in CONTENDERS:
-            if not peer.installed():
+    with workspace() as folder, serving(SCENARIO.upstream, folder) as upstream:
+        for name in SCENARIO.peers:
+            if not PEERS[name].is_installed:
                 continue
-            origin, port = free_port(), free_port()
-            command = [sys.executable, "-m", "benchmarks.websockets", "origin", str(origin)]
-            with (
-                started(command, origin, core=LOAD_CORE, log=folder / "origin.log"),
-                started(
-                    peer.command(port, origin, folder),
-                    port,
-                    core=PEER_CORE,
-                    log=folder / f"{peer.name}.log",
-                    env=peer.env(origin),
-                ) as process,
-            ):
-                each, cpu_ms = asyncio.run(measure(port, process.pid, options.count, options.seconds))
-            print(f"  {peer.name:<20}{each:>10.1f}{cpu_ms:>10.1f}", flush=True)
+            with running(PEERS[name], upstream, folder) as contender:
+                each, cpu_ms = asyncio.run(measure(contender, options.count, options.seconds))
+            print(f"  {name:<20}{each:>10.1f}{cpu_ms:>10.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from benchmarks.bodies import json_body
+from benchmarks.in_process import receive, scope
+from benchmarks.latency import percentile
 from gateway.http.coding import CODINGS, Level
 from gateway.middleware.compression import CompressionMiddleware
 
@@ -60,21 +62,18 @@ async def turns_during(work: Callable[[], Awaitable[object]]) -> list[tuple[floa
 async def lag(coding: str, level: Level, body: bytes, bodies: int, piece_bytes: int) -> str:
     """The row of one way of coding."""
     app = CompressionMiddleware(service(body, piece_bytes), level=level)
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"accept-encoding", coding.encode())]}
-
-    async def receive() -> Message:
-        raise AssertionError("the request is not read")
+    request = scope(b"/", accept_encoding=coding.encode())
 
     async def send(message: Message) -> None:
         """Take it."""
 
     async def work() -> None:
-        await asyncio.gather(*(app(scope, receive, send) for _ in range(bodies)))
+        await asyncio.gather(*(app(request, receive, send) for _ in range(bodies)))
 
     turns = await turns_during(work)
     cpu, real = (sorted(column) for column in zip(*turns, strict=True))
-    figures = [cpu[int(len(cpu) * 0.999)], cpu[-1], real[int(len(real) * 0.999)], real[-1]]
-    return "".join(f"{seconds * 1000:>10.2f}" for seconds in figures)
+    figures = [percentile(cpu, 0.999), cpu[-1], percentile(real, 0.999), real[-1]]
+    return "".join(f"{seconds * 1000:>11.2f}" for seconds in figures)
 
 
 def main() -> None:
@@ -90,7 +89,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     print(f"{options.bodies} bodies of {options.mib:g} MiB; milliseconds")
-    print(f"{'':<32}{'CPU p99.9':>10}{'longest':>10}{'real p99.9':>10}{'longest':>10}")
+    print(f"{'':<32}{'CPU p99.9':>11}{'longest':>11}{'real p99.9':>11}{'longest':>11}")
     for coding in options.coding or CODINGS:
         for level in options.level or LEVELS:
             for name, piece_bytes in (("at once", size), ("streamed", PIECE_BYTES)):

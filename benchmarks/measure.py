@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 
-from benchmarks import nginx
-from benchmarks.hello import BODY
-from benchmarks.load import Slice, run_slice
+from benchmarks.contenders import Contender, running, serving, workspace
+from benchmarks.load import Slice
 from benchmarks.peers import PEERS, Peer
-from benchmarks.processes import LOAD_CORE, PEER_CORE, cpu_seconds, free_port, resident_mib, started
 from benchmarks.progress import Progress
 from benchmarks.scenarios import Scenario
-from benchmarks.site import Site, make_certificate
+from benchmarks.site import make_certificate
 
 WARM_UP_S = 1.0
 WARM_UPS = 20
@@ -48,29 +42,21 @@ class Series:
         self.errors += measured.errors
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A peer that runs."""
-
-    site: Site
-    pid: int
-
-
 def measure(
     scenario: Scenario, rounds: int, seconds: float, only: Collection[str], progress: Progress
 ) -> dict[str, Series]:
     """Run one scenario for every contender that is installed, and in ``only`` unless that is empty."""
     wanted = [PEERS[name] for name in scenario.peers if not only or name in only or name == scenario.reference]
-    with contending(scenario, [peer for peer in wanted if peer.is_installed]) as running:
-        found = {name: Series() for name in running}
-        for name, contender in running.items():
+    with contending(scenario, [peer for peer in wanted if peer.is_installed]) as contenders:
+        found = {name: Series() for name in contenders}
+        for name, contender in contenders.items():
             progress.show(f"{name} warms up")
             _warm_up(name, contender, scenario)
         for number in range(1, rounds + 1):
-            for name, contender in running.items():
+            for name, contender in contenders.items():
                 progress.show(f"round {number} of {rounds}: {name}")
-                found[name].add(_slice(contender, scenario, seconds))
-                found[name].resident_mib = max(found[name].resident_mib, resident_mib(contender.pid))
+                found[name].add(contender.ask(scenario.load, seconds))
+                found[name].resident_mib = max(found[name].resident_mib, contender.resident_mib())
     progress.clear()
     reference = found.get(scenario.reference)
     for series in found.values():
@@ -83,40 +69,15 @@ def measure(
 def _warm_up(name: str, contender: Contender, scenario: Scenario) -> None:
     # The port may be open long before somebody answers on it: a large table takes seconds.
     for _ in range(WARM_UPS):
-        if _slice(contender, scenario, WARM_UP_S).requests:
+        if contender.ask(scenario.load, WARM_UP_S).requests:
             return
     raise RuntimeError(f"{name} does not answer")
 
 
-def _slice(contender: Contender, scenario: Scenario, seconds: float) -> Slice:
-    site = contender.site
-    return run_slice(site.url, scenario.load, seconds, site.folder, partial(cpu_seconds, contender.pid))
-
-
 @contextlib.contextmanager
-def contending(scenario: Scenario, peers: Collection[Peer]) -> Iterator[dict[str, Contender]]:
+def contending(scenario: Scenario, peers: Iterable[Peer]) -> Iterator[dict[str, Contender]]:
     """The upstream and every peer, each a process of its own; those that nobody asks anything sleep."""
-    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
-        # Workers of nginx and Varnish may run under another user than this process.
-        folder.chmod(0o755)
-        origin = free_port()
-        command = nginx.origin(origin, folder, BODY)
-        if scenario.upstream != "nginx":
-            command = [sys.executable, "-m", f"benchmarks.{scenario.upstream}", "serve", str(origin)]
-        stack.enter_context(started(command, origin, core=LOAD_CORE, log=folder / "origin.log"))
+    with workspace() as folder, contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(serving(scenario.upstream, folder))
         certificate = make_certificate(folder) if scenario.tls else None
-        running: dict[str, Contender] = {}
-        for peer in peers:
-            site = Site(free_port(), origin, folder, certificate)
-            process = stack.enter_context(
-                started(
-                    peer.command(site),
-                    site.port,
-                    core=PEER_CORE,
-                    log=folder / f"{site.port}.log",
-                    env=peer.env(site),
-                )
-            )
-            running[peer.name] = Contender(site, process.pid)
-        yield running
+        yield {peer.name: stack.enter_context(running(peer, upstream, folder, certificate)) for peer in peers}

@@ -22,7 +22,8 @@ def origin(port: int, folder: Path, body: bytes) -> list[str]:
       location / {{ default_type application/json; return 200 '{text}'; }}
       location /varied/ {{ default_type application/json; add_header X-Trace $request_id;
                            add_header ETag '"$request_id"'; return 200 '{text}'; }}
-      location /files/ {{ alias {files}/; default_type application/octet-stream; types {{ application/json json; }} }}
+      location /files/ {{ alias {files}/; default_type application/octet-stream;
+                          types {{ application/json json; text/html html; }} }}
       location /upload {{ client_body_buffer_size 128k; proxy_pass http://127.0.0.1:{port}/sunk; }}
       location /sunk {{ return 200 'ok'; }}
       location /cached {{ default_type application/json; add_header Cache-Control "public, max-age=3600";
@@ -34,11 +35,7 @@ def origin(port: int, folder: Path, body: bytes) -> list[str]:
 
 
 def proxy(site: Site) -> list[str]:
-    """A contender: keeps its connections to the upstream, caches /cached, compresses JSON, passes WebSockets on."""
-    http = f"""
-      upstream origin {{ server 127.0.0.1:{site.upstream}; keepalive 512; keepalive_requests 1000000000; }}
-      proxy_cache_path {site.folder}/cache keys_zone=c:10m;
-    """
+    """A contender: caches /cached, compresses JSON, passes WebSockets on."""
     forward = "proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Host $host;"
     plain = 'proxy_set_header Connection "";'
     locations = f"""
@@ -47,19 +44,20 @@ def proxy(site: Site) -> list[str]:
       location /cached {{ {forward} {plain} proxy_cache c; }}
       location /echo {{ {forward} proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"; }}
     """
+    return run(site, locations, f"proxy_cache_path {site.folder}/cache keys_zone=c:10m;")
+
+
+def run(site: Site, locations: str, http: str = "") -> list[str]:
+    """The command that serves ``locations``; "origin" is the upstream, to which connections are kept."""
     listen = f"listen 127.0.0.1:{site.port} reuseport;"
     if site.certificate is not None:
         files = f"ssl_certificate {site.certificate.chain}; ssl_certificate_key {site.certificate.key};"
         # As the others do, and not only 1.2, which is cheaper.
         files += " ssl_protocols TLSv1.2 TLSv1.3;"
         listen = f"listen 127.0.0.1:{site.port} reuseport ssl; {files}"
-    return [
-        "nginx",
-        "-p",
-        str(site.folder),
-        "-c",
-        site.write("proxy.conf", _configuration(site.port, listen, locations, http)),
-    ]
+    http += f"\n  upstream origin {{ server 127.0.0.1:{site.upstream}; keepalive 512; keepalive_requests 1000000000; }}"
+    path = site.write(f"nginx-{site.port}.conf", _configuration(site.port, listen, locations, http))
+    return ["nginx", "-p", str(site.folder), "-c", path]
 
 
 def _configuration(port: int, listen: str, locations: str, http: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,6 +22,8 @@ class Peer:
     command: Callable[[Site], list[str]]
     env: Callable[[Site], Mapping[str, str]] = lambda site: MappingProxyType({})
     program: str = sys.executable
+    beside: Callable[[Site], list[str]] | None = None
+    """Another server that it uses, on the load's core; what that one uses is not counted."""
 
     @property
     def is_installed(self) -> bool:
@@ -37,11 +39,12 @@ def gateway_table(site: Site, *, routes: int = 1, cache: bool = False, route_key
     if site.certificate is not None:
         tls = f'certificates = [{{ cert = "{site.certificate.chain}", key = "{site.certificate.key}" }}]'
         tls = f"[server.tls]\n{tls}\n"
+    store = f'[cache]\nstore = "redis://127.0.0.1:{site.beside}/0"\n' if site.beside else ""
     return f"""
 [server]
 bind = "127.0.0.1:{site.port}"
 access_log = "off"
-{tls}
+{tls}{store}
 [upstreams.origin]
 endpoints = ["http://127.0.0.1:{site.upstream}"]
 max_connections = 10000
@@ -69,6 +72,19 @@ def _gateway(name: str, *, routes: int = 1, cache: bool = False, route_keys: str
     )
 
 
+def _mounted(name: str, *, cache: bool = False) -> Peer:
+    """The gateway as an application of a server that knows nothing of it."""
+    return Peer(
+        name,
+        _uvicorn("gateway.asgi:app", "--no-proxy-headers", "--no-server-header", "--no-date-header"),
+        env=lambda site: {"GATEWAY_CONFIG": site.write(f"mounted-{site.port}.toml", gateway_table(site, cache=cache))},
+    )
+
+
+def _redis(site: Site) -> list[str]:
+    return ["redis-server", "--port", str(site.beside), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+
+
 def _uvicorn(app: str, *options: str) -> Callable[[Site], list[str]]:
     def command(site: Site) -> list[str]:
         flags = ["--no-access-log", "--log-level", "warning", "--loop", "uvloop", *options]
@@ -77,10 +93,6 @@ def _uvicorn(app: str, *options: str) -> Callable[[Site], list[str]]:
         return [sys.executable, "-m", "uvicorn", app, "--port", str(site.port), *flags]
 
     return command
-
-
-def _mounted_table(site: Site) -> Mapping[str, str]:
-    return {"GATEWAY_CONFIG": site.write("mounted.toml", gateway_table(site))}
 
 
 def _haproxy(site: Site) -> list[str]:
@@ -146,11 +158,10 @@ PEERS = {
         _gateway("gateway, cache", cache=True),
         _gateway("gateway, 10,000 routes", routes=10_000),
         _gateway("gateway, messages", route_keys='middleware = ["benchmarks.echo:MessageView"]'),
-        Peer(
-            "gateway under stock uvicorn",
-            _uvicorn("gateway.asgi:app", "--no-proxy-headers", "--no-server-header", "--no-date-header"),
-            env=_mounted_table,
-        ),
+        _gateway("gateway, guarded", route_keys='allow = ["127.0.0.0/8"]\nmax_concurrent = 1000'),
+        replace(_gateway("gateway, cache in Redis", cache=True), program="redis-server", beside=_redis),
+        _mounted("gateway under stock uvicorn"),
+        _mounted("gateway, cache under stock uvicorn", cache=True),
         Peer("uvicorn hello-world", _uvicorn("benchmarks.hello:app")),
         Peer(
             "naive httpx proxy",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import time
 import tomllib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from benchmarks.in_process import least_us, receive
 from benchmarks.peers import gateway_table
 from benchmarks.site import Site
 from gateway.app import Gateway
@@ -58,10 +58,6 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": BODY})
 
 
-async def receive() -> Message:
-    raise AssertionError("nobody reads the body of a GET")
-
-
 async def discard(message: Message) -> None:
     pass
 
@@ -97,14 +93,12 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 def cost_us(app: Callable[..., Any], seconds: float) -> float:
     """CPU microseconds of one request, the best of many batches."""
-    best = float("inf")
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        started = time.process_time()
+
+    def batch() -> None:
         for _ in range(BATCH):
             run(app(scope(), receive, discard))
-        best = min(best, (time.process_time() - started) / BATCH)
-    return best * 1e6
+
+    return least_us(batch, BATCH, seconds)
 
 
 async def measure(seconds: float) -> None:

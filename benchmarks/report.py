@@ -40,7 +40,7 @@ def table(name: str, scenario: Scenario, found: Mapping[str, Series]) -> str:
     load, unit = scenario.load, "msg" if scenario.load.frames else "req"
     lines = [
         f"{name}: {scenario.about}; {load.connections} connections",
-        f"  {'':<28}{f'{unit}/CPU-s':>10}{'spread':>16}{'ratio':>7}{'spread':>13}"
+        f"  {'':<34}{f'{unit}/CPU-s':>10}{'spread':>16}{'ratio':>7}{'spread':>13}"
         f"{'p50 ms':>8}{'p99 ms':>8}{'p99.9':>8}{'MiB':>7}{'errors':>8}",
     ]
     for peer, series in sorted(found.items(), key=lambda item: -statistics.median(item[1].per_cpu_second)):
@@ -52,7 +52,7 @@ def table(name: str, scenario: Scenario, found: Mapping[str, Series]) -> str:
             f"{statistics.median(values) / 1000:>8.2f}" for values in (series.p50_us, series.p99_us, series.p999_us)
         )
         lines.append(
-            f"  {peer:<28}{statistics.median(series.per_cpu_second):>10.0f}{f'{low:.0f}-{high:.0f}':>16}{ratio:>7}"
+            f"  {peer:<34}{statistics.median(series.per_cpu_second):>10.0f}{f'{low:.0f}-{high:.0f}':>16}{ratio:>7}"
             f"{spread:>13}{latencies}{series.resident_mib:>7.0f}{series.errors:>8}"
         )
     if scenario.reference in found:
@@ -77,7 +77,7 @@ def comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     lines = [
         f"old: {_origin(old)}",
         f"new: {_origin(new)}",
-        f"{'scenario':<10}{'contender':<28}{'old':>8}{'new':>8}{'change':>9}{'p99 ms':>16}{'MiB':>12}",
+        f"{'scenario':<10}{'contender':<34}{'old':>8}{'new':>8}{'change':>9}{'p99 ms':>16}{'MiB':>12}",
     ]
     for name, scenario in old["scenarios"].items():
         reference = scenario["reference"]
@@ -94,7 +94,7 @@ def comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
             p99 = " > ".join(f"{statistics.median(run['p99_us']) / 1000:.1f}" for run in (before, after))
             memory = f"{before['resident_mib']:.0f} > {after['resident_mib']:.0f}"
             change = f"{(b / a - 1) * 100:+.1f}%"
-            lines.append(f"{name:<10}{peer:<28}{a:>8.{digits}f}{b:>8.{digits}f}{change:>9}{p99:>16}{memory:>12}{mark}")
+            lines.append(f"{name:<10}{peer:<34}{a:>8.{digits}f}{b:>8.{digits}f}{change:>9}{p99:>16}{memory:>12}{mark}")
     lines.append(
         "ratios to the scenario's reference, where there is one; *: the middle halves of the rounds do not overlap"
     )

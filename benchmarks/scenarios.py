@@ -8,6 +8,7 @@ from benchmarks.load import Load
 from benchmarks.nginx import MIB
 
 GATEWAYS = ("gateway", "gateway under stock uvicorn")
+CACHES = ("gateway, cache", "gateway, cache under stock uvicorn", "gateway, cache in Redis")
 PROXIES = ("caddy", "haproxy", "nginx")
 
 
@@ -34,7 +35,9 @@ _ECHO = Load("/echo", connections=32, frames=1)
 
 SCENARIOS = {
     "small": Scenario(
-        "GET of 180 bytes of JSON", _SMALL, (*GATEWAYS, "uvicorn hello-world", "naive httpx proxy", *PROXIES)
+        "GET of 180 bytes of JSON",
+        _SMALL,
+        (*GATEWAYS, "gateway, guarded", "uvicorn hello-world", "naive httpx proxy", *PROXIES),
     ),
     "varied": Scenario(
         "the same, with other targets and fields each time, both ways",
@@ -47,7 +50,7 @@ SCENARIOS = {
     "hit": Scenario(
         "GET answered from the cache",
         Load("/cached"),
-        ("gateway, cache", "uvicorn hello-world", "nginx", "varnish"),
+        (*CACHES, "uvicorn hello-world", "nginx", "varnish"),
         "uvicorn hello-world",
     ),
     "routes": Scenario(

@@ -24,6 +24,8 @@ class Site:
     upstream: int
     folder: Path
     certificate: Certificate | None = None
+    beside: int = 0
+    """The port of another server that the contender uses; 0 when it needs none."""
 
     @property
     def url(self) -> str:

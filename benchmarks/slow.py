@@ -1,4 +1,4 @@
-"""An upstream that takes its time for /slow: ``python -m benchmarks.slow PORT SECONDS``."""
+"""An upstream that takes its time for /slow: ``python -m benchmarks.slow serve PORT SECONDS``."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ async def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    Slow.delay_s = float(sys.argv[2])
-    asyncio.run(serve(int(sys.argv[1])))
+    Slow.delay_s = float(sys.argv[3])
+    asyncio.run(serve(int(sys.argv[2])))

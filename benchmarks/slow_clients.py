@@ -17,14 +17,13 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks import nginx
-from benchmarks.processes import LOAD_CORE, PEER_CORE, free_port, pinned, resident_mib, started
+from benchmarks.at_rate import Asked, ask
+from benchmarks.contenders import running, serving, workspace
+from benchmarks.peers import Peer, run_gateway
+from benchmarks.processes import LOAD_CORE, pinned
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 1000
 TICK_S = 0.002
@@ -40,6 +39,7 @@ header_timeout = "600s"
 path = "/*"
 upstream = "http://127.0.0.1:{upstream}"
 """
+PATIENT = Peer("gateway", lambda site: run_gateway(site, CONFIG.format(port=site.port, upstream=site.upstream)))
 
 
 async def hold(port: int, count: int) -> None:
@@ -79,53 +79,33 @@ def slow_clients(port: int, count: int) -> Iterator[None]:
         process.stdout.close()
 
 
-class Asked(NamedTuple):
-    """What the others saw in one slice; times in microseconds, ``lag_us`` how late the load itself was."""
-
-    requests: int
-    errors: int
-    p50_us: float
-    p99_us: float
-    p999_us: float
-    lag_us: float
-
-    def __str__(self) -> str:
-        return f"p50 {self.p50_us / 1000:6.2f}  p99 {self.p99_us / 1000:6.2f}  lag {self.lag_us / 1000:6.2f} ms"
-
-
-def ask(url: str, rate: float, seconds: float) -> Asked:
-    """Load at a rate on CONNECTIONS connections."""
-    command = [*("-m", "benchmarks.open_loop", url), *map(str, (CONNECTIONS, rate, seconds))]
-    done = subprocess.run(pinned(LOAD_CORE, [sys.executable, *command]), capture_output=True, text=True, check=True)
-    requests, errors, *times = map(float, done.stdout.split())
-    return Asked(round(requests), round(errors), *times)
+def shown(asked: Asked) -> str:
+    """One slice as text."""
+    times = {"p50": asked.p50_us, "p99": asked.p99_us, "lag": asked.lag_us}
+    return "  ".join(f"{name} {us / 1000:6.2f}" for name, us in times.items()) + " ms"
 
 
 def measure(count: int, rounds: int, seconds: float, rate: float) -> None:
     """Print each round, and the medians."""
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
-        upstream, port = free_port(), free_port()
-        origin = nginx.origin(upstream, folder, b'{"ok": true}')
-        stack.enter_context(started(origin, upstream, core=LOAD_CORE, log=folder / "origin.log"))
-        table = folder / "routes.toml"
-        table.write_text(CONFIG.format(port=port, upstream=upstream))
-        command = [sys.executable, "-m", "gateway", "run", str(table), "--no-reload"]
-        gateway = stack.enter_context(started(command, port, core=PEER_CORE, log=folder / "gateway.log"))
-        url = f"http://127.0.0.1:{port}/"
-        ask(url, rate, 1.0)
-        idle_mib = held_mib = resident_mib(gateway.pid)
+    with (
+        workspace() as folder,
+        serving("nginx", folder) as upstream,
+        running(PATIENT, upstream, folder) as gateway,
+    ):
+        url = f"{gateway.site.url}/"
+        ask(url, CONNECTIONS, rate, 1.0)
+        idle_mib = held_mib = gateway.resident_mib()
         alone: list[Asked] = []
         beside: list[Asked] = []
         for number in range(rounds):
             # Nobody pays for thousands of connections that open or close at that moment.
             time.sleep(SETTLE_S)
-            alone.append(ask(url, rate, seconds))
-            with slow_clients(port, count):
+            alone.append(ask(url, CONNECTIONS, rate, seconds))
+            with slow_clients(gateway.site.port, count):
                 time.sleep(SETTLE_S)
-                beside.append(ask(url, rate, seconds))
-                held_mib = max(held_mib, resident_mib(gateway.pid))
-            print(f"{number + 1:>3}  alone {alone[-1]}   beside {beside[-1]}", flush=True)
+                beside.append(ask(url, CONNECTIONS, rate, seconds))
+                held_mib = max(held_mib, gateway.resident_mib())
+            print(f"{number + 1:>3}  alone {shown(alone[-1])}   beside {shown(beside[-1])}", flush=True)
     errors = sum(one.errors for one in alone + beside)
     print(f"{count} slow clients, {rate:g} requests a second of others, {rounds} rounds, {errors} errors")
     for share in ("p50_us", "p99_us", "lag_us"):

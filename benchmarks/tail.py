@@ -19,24 +19,23 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
 import signal
 import socket
 import statistics
 import subprocess
-import sys
-import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import nginx
-from benchmarks.hello import BODY
-from benchmarks.load import Load, run_slice
-from benchmarks.peers import caddy_file, gateway_table, one_core, run_caddy, run_gateway
-from benchmarks.processes import LOAD_CORE, PEER_CORE, cpu_seconds, free_port, pinned, started
+from benchmarks import at_rate
+from benchmarks.at_rate import Asked
+from benchmarks.contenders import Contender, running, serving, workspace
+from benchmarks.load import Load
+from benchmarks.peers import PEERS, Peer, caddy_file, gateway_table, run_caddy, run_gateway
+from benchmarks.processes import free_port
 from benchmarks.progress import Progress
 from benchmarks.report import machine
 from benchmarks.site import Site
@@ -49,72 +48,64 @@ SLOW_REQUESTS = 100
 
 
 @dataclass(frozen=True)
-class Contender:
+class Proxy:
     """A running proxy, and how it is made to load a changed configuration."""
 
-    site: Site
-    pid: int
+    contender: Contender
     reload: Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Disturbed:
-    """One round: latencies in microseconds; ``cpu_share`` of one core; ``lag_us`` is how late the load itself was."""
+    """One round: what was asked for, what the requests met, and the share of one core that the proxy used."""
 
     rate: float
-    requests: int
-    errors: int
     cpu_share: float
-    p50_us: float
-    p99_us: float
-    p999_us: float
-    lag_us: float
+    asked: Asked
 
 
 @contextlib.contextmanager
-def gateway(site: Site, slow: int) -> Iterator[Contender]:
+def gateway(upstream: int, slow: int, folder: Path) -> Iterator[Proxy]:
     """The gateway; SIGHUP makes it read its file again."""
 
-    def table(version: int) -> str:
+    def table(site: Site, version: int) -> str:
         text = gateway_table(site, route_keys=f"request_headers = {{ set = {{ X-Version = '{version}' }} }}")
         route = '[[routes]]\nname = "slow"\npath = "/slow"\nupstream = "slow"\n'
         return f'{text}{route}[upstreams.slow]\nendpoints = ["http://127.0.0.1:{slow}"]\n'
 
-    command = run_gateway(site, table(0))
-    path = Path(next(part for part in command if part.endswith(".toml")))
-    with started(command, site.port, core=PEER_CORE, log=site.folder / "gateway.log") as process:
+    def reload(version: int) -> None:
+        run_gateway(contender.site, table(contender.site, version))
+        os.kill(contender.pid, signal.SIGHUP)
 
-        def reload(version: int) -> None:
-            path.write_text(table(version))
-            process.send_signal(signal.SIGHUP)
-
-        yield Contender(site, process.pid, reload)
+    with running(Peer("gateway", lambda site: run_gateway(site, table(site, 0))), upstream, folder) as contender:
+        yield Proxy(contender, reload)
 
 
 @contextlib.contextmanager
-def caddy(site: Site, slow: int) -> Iterator[Contender]:
+def caddy(upstream: int, slow: int, folder: Path) -> Iterator[Proxy]:
     """Caddy; its administration takes a new file."""
     admin = free_port()
 
-    def text(version: int) -> str:
+    def text(site: Site, version: int) -> str:
         routes = f"header X-Version {version}\n  reverse_proxy /slow 127.0.0.1:{slow}"
         return caddy_file(site, routes).replace("admin off", f"admin 127.0.0.1:{admin}")
 
     def reload(version: int) -> None:
-        request = urllib.request.Request(f"http://127.0.0.1:{admin}/load", text(version).encode())
+        request = urllib.request.Request(f"http://127.0.0.1:{admin}/load", text(contender.site, version).encode())
         request.add_header("Content-Type", "text/caddyfile")
         urllib.request.urlopen(request, timeout=10).close()
 
-    command = run_caddy(site, text(0))
-    with started(command, site.port, core=PEER_CORE, log=site.folder / "caddy.log", env=one_core(site)) as process:
-        yield Contender(site, process.pid, reload)
+    with running(
+        replace(PEERS["caddy"], command=lambda site: run_caddy(site, text(site, 0))), upstream, folder
+    ) as contender:
+        yield Proxy(contender, reload)
 
 
 CONTENDERS = {"gateway": gateway, "caddy": caddy}
 
 
 @contextlib.contextmanager
-def steady(contender: Contender) -> Iterator[None]:
+def steady(proxy: Proxy) -> Iterator[None]:
     """Nothing else happens."""
     yield
 
@@ -123,13 +114,13 @@ _versions = itertools.count(1)
 
 
 @contextlib.contextmanager
-def reloading(contender: Contender) -> Iterator[None]:
+def reloading(proxy: Proxy) -> Iterator[None]:
     """A changed configuration every second."""
     over = threading.Event()
 
     def reload() -> None:
         while not over.wait(1.0):
-            contender.reload(next(_versions))
+            proxy.reload(next(_versions))
 
     thread = threading.Thread(target=reload)
     thread.start()
@@ -141,21 +132,21 @@ def reloading(contender: Contender) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def beside_idle(contender: Contender) -> Iterator[None]:
+def beside_idle(proxy: Proxy) -> Iterator[None]:
     """Clients that have asked once and keep their connections."""
     with contextlib.ExitStack() as stack:
         for _ in range(IDLE_CONNECTIONS):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", contender.site.port)))
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", proxy.contender.site.port)))
             client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             client.recv(65536)
         yield
 
 
 @contextlib.contextmanager
-def beside_slow(contender: Contender) -> Iterator[None]:
+def beside_slow(proxy: Proxy) -> Iterator[None]:
     """Requests that wait for another upstream all the time."""
-    command = open_loop(f"{contender.site.url}/slow", SLOW_REQUESTS, SLOW_REQUESTS / SLOW_S, 3600)
-    with subprocess.Popen(pinned(LOAD_CORE, command), stdout=subprocess.DEVNULL) as process:
+    command = at_rate.command(f"{proxy.contender.site.url}/slow", SLOW_REQUESTS, SLOW_REQUESTS / SLOW_S, 3600)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             # Until as many are waiting as there can be.
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -168,26 +159,17 @@ def beside_slow(contender: Contender) -> Iterator[None]:
 SCENARIOS = {"steady": steady, "reload": reloading, "idle": beside_idle, "slow": beside_slow}
 
 
-def open_loop(url: str, connections: int, rate: float, seconds: float) -> list[str]:
-    """The command that asks ``url`` at ``rate``."""
-    return [sys.executable, "-m", "benchmarks.open_loop", url, str(connections), str(rate), str(seconds)]
-
-
 def capacity(contender: Contender) -> float:
     """Requests in a second of the contender's CPU, when it is asked for all it can do."""
-    site, used_s = contender.site, partial(cpu_seconds, contender.pid)
-    slices = [run_slice(site.url, Load("/", CONNECTIONS), 1, site.folder, used_s) for _ in range(4)]
+    slices = [contender.ask(Load("/", CONNECTIONS), 1) for _ in range(4)]
     return statistics.median(one.per_cpu_second for one in slices[1:])
 
 
 def run_round(contender: Contender, rate: float, seconds: float) -> Disturbed:
     """Ask at ``rate``."""
-    before_s = cpu_seconds(contender.pid)
-    command = open_loop(f"{contender.site.url}/", CONNECTIONS, rate, seconds)
-    done = subprocess.run(pinned(LOAD_CORE, command), stdout=subprocess.PIPE, text=True, check=True)
-    requests, errors, *percentiles = map(float, done.stdout.split())
-    share = (cpu_seconds(contender.pid) - before_s) / seconds
-    return Disturbed(rate, round(requests), round(errors), share, *percentiles)
+    before_s = contender.cpu_s()
+    asked = at_rate.ask(f"{contender.site.url}/", CONNECTIONS, rate, seconds)
+    return Disturbed(rate, (contender.cpu_s() - before_s) / seconds, asked)
 
 
 def report(scenario: str, found: dict[str, list[Disturbed]]) -> str:
@@ -197,11 +179,12 @@ def report(scenario: str, found: dict[str, list[Disturbed]]) -> str:
         f"{scenario:<10}{'rate/s':>8}{'core':>6}{'p50':>9}{'p99':>9}{'p99.9':>9}{'lag':>9}{'p99 from-to':>16}  errors"
     ]
     for name, rounds in found.items():
-        times = "".join(f"{statistics.median(getattr(one, key) for one in rounds) / 1000:>9.2f}" for key in columns)
-        p99_ms = [one.p99_us / 1000 for one in rounds]
+        asked = [one.asked for one in rounds]
+        times = "".join(f"{statistics.median(getattr(one, key) for one in asked) / 1000:>9.2f}" for key in columns)
+        p99_ms = [one.p99_us / 1000 for one in asked]
         core = statistics.median(one.cpu_share for one in rounds)
         spread = f"{min(p99_ms):.1f}-{max(p99_ms):.1f}"
-        errors = sum(one.errors for one in rounds)
+        errors = sum(one.errors for one in asked)
         lines.append(f"  {name:<8}{rounds[0].rate:>8.0f}{core:>6.0%}{times}{spread:>16}{errors:>8}")
     return "\n".join(lines)
 
@@ -212,32 +195,27 @@ def measure(
     """Every scenario for every contender that is installed."""
     results: dict[str, dict[str, list[Disturbed]]] = {}
     progress = Progress((len(names) * rounds * (seconds + 2) + 5) * 2)
-    with tempfile.TemporaryDirectory(prefix="gateway-tail-") as folder_name, contextlib.ExitStack() as stack:
-        folder = Path(folder_name)
-        folder.chmod(0o755)
-        origin, slow = free_port(), free_port()
-        upstream = nginx.origin(origin, folder, BODY)
-        stack.enter_context(started(upstream, origin, core=LOAD_CORE, log=folder / "origin.log"))
-        command = [sys.executable, "-m", "benchmarks.slow", str(slow), str(SLOW_S)]
-        stack.enter_context(started(command, slow, core=LOAD_CORE, log=folder / "slow.log"))
-        running: dict[str, Contender] = {}
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(workspace())
+        upstream = stack.enter_context(serving("nginx", folder))
+        slow = stack.enter_context(serving("slow", folder, SLOW_S))
+        proxies: dict[str, Proxy] = {}
         rates: dict[str, float] = {}
         for name, start in CONTENDERS.items():
-            try:
-                running[name] = stack.enter_context(start(Site(free_port(), origin, folder), slow))
-            except FileNotFoundError:
+            if not PEERS[name].is_installed:
                 continue
+            proxies[name] = stack.enter_context(start(upstream, slow, folder))
             progress.scenario = "capacity"
             progress.show(name)
-            rates[name] = rate or SHARE * capacity(running[name])
+            rates[name] = rate or SHARE * capacity(proxies[name].contender)
         for scenario in names:
             progress.scenario = scenario
-            found: dict[str, list[Disturbed]] = {name: [] for name in running}
+            found: dict[str, list[Disturbed]] = {name: [] for name in proxies}
             for number in range(1, rounds + 1):
-                for name, contender in running.items():
+                for name, proxy in proxies.items():
                     progress.show(f"round {number} of {rounds}: {name}")
-                    with SCENARIOS[scenario](contender):
-                        found[name].append(run_round(contender, rates[name], seconds))
+                    with SCENARIOS[scenario](proxy):
+                        found[name].append(run_round(proxy.contender, rates[name], seconds))
             progress.clear()
             print(report(scenario, found), flush=True)
             results[scenario] = found
@@ -259,7 +237,10 @@ def main() -> None:
     results = measure(names, options.rounds, options.seconds, options.rate)
     if options.json:
         found = {
-            scenario: {name: [vars(one) for one in rounds] for name, rounds in contenders.items()}
+            scenario: {
+                name: [{"rate": one.rate, "cpu_share": one.cpu_share, **one.asked._asdict()} for one in rounds]
+                for name, rounds in contenders.items()
+            }
             for scenario, contenders in results.items()
         }
         options.json.write_text(json.dumps({"machine": machine(), "scenarios": found}, indent=1) + "\n")

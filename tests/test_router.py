@@ -549,7 +549,7 @@ def _reference(rules: list[RouteRule], method: str, host: str, path: str, header
     return min(found, key=functools.cmp_to_key(compare))[0].name
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(
     rules=_rules(),
     method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "TRACE"]),

@@ -22,9 +22,9 @@ from tests.performance.peers import BODY, CLIENT_FRAME, SERVER_FRAME, answer, ec
 from tests.support.gateway import proxying
 from tests.support.gateway import serving as serving_gateway
 
-BATCH = 20
-BATCHES = 12
-WARM_UP = 60
+BATCH = 10
+BATCHES = 8
+WARM_UP = 20
 
 _BROWSER = (
     b"User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: application/json\r\n"

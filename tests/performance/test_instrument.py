@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import re
 import socket
+import tomllib
+from pathlib import Path
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from benchmarks.hello import BODY
+from benchmarks.hello import app as hello
+from benchmarks.in_process import least_us, request_us, scope
 from benchmarks.latency import percentile, percentiles
 from benchmarks.load import Load, Slice, request_bytes
 from benchmarks.measure import Series
@@ -15,7 +22,11 @@ from benchmarks.open_loop import Load as OpenLoad
 from benchmarks.peers import PEERS
 from benchmarks.report import comparison, table
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.site import Site
+from gateway.app import Gateway
 from tests.performance.peers import answer, read_answer, serving
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
 
 
 def series(*per_cpu_second: float, ratio: tuple[float, ...] = ()) -> Series:
@@ -92,3 +103,44 @@ def test_what_is_due_is_asked_until_it_is_answered(serve: object) -> None:
         asyncio.run(load.run(connections=2, rate=500, seconds=0.1))
     assert load.errors == 0
     assert len(load.latencies_us) > 10
+
+
+def documented(pattern: str) -> set[str]:
+    return set(re.findall(pattern, DOCUMENT.read_text()))
+
+
+def test_every_command_of_the_document_exists() -> None:
+    assert {"access", "balancing", "cache", "coding"} <= documented(r"python -m benchmarks\.(\w+)")
+    for name in documented(r"python -m benchmarks\.(\w+)"):
+        assert importlib.util.find_spec(f"benchmarks.{name}"), name
+    words = {word for bench in documented(r'BENCH="(\w[^"-]*)') for word in bench.split()}
+    assert {"small", "hit", "echo8"} <= words <= set(SCENARIOS)
+    assert documented(r'--only "([^"]+)"') <= set(PEERS)
+
+
+@pytest.mark.parametrize("name", [name for name in PEERS if name.startswith("gateway") and "10,000" not in name])
+def test_the_tables_of_the_gateways_say_what_their_names_do(name: str, tmp_path: Path) -> None:
+    peer = PEERS[name]
+    site = Site(1, 2, tmp_path, beside=3 if peer.beside else 0)
+    file = peer.env(site).get("GATEWAY_CONFIG") or peer.command(site)[-2]
+    table = tomllib.loads(Path(file).read_text())
+    Gateway.from_config(table)
+    (route,) = table["routes"]
+    assert route["cache"] == ("cache" in name)
+    assert ("max_concurrent" in route) == ("guarded" in name)
+    assert ("cache" in table) == ("Redis" in name)
+
+
+def test_what_is_measured_in_process_is_asked_with_success() -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 403})
+
+    assert asyncio.run(request_us(hello, [scope(b"/a?b=c")] * 10)) >= 0
+    with pytest.raises(AssertionError, match="403"):
+        asyncio.run(request_us(refuse, [scope(b"/a")]))
+
+
+def test_the_cost_of_a_batch_is_for_each_of_what_it_does() -> None:
+    done: list[int] = []
+    assert least_us(lambda: done.append(1), 1000, seconds=0.001) < 1e6
+    assert done
