@@ -9,7 +9,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Scope
 
 from gateway.errors import GatewayError
-from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder
+from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder, record_ended
 from gateway.express.proxied import ExpressExchange, ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.http.fields import Fields
@@ -86,6 +86,8 @@ class Express:
     ) -> None:
         self.app = app
         self.enter = enter
+        self.max_target_bytes = admission.max_target_bytes
+        """For servers that do not enforce it themselves."""
         self._admission = admission
         self._match = table.match
         self._recorders = tuple(recorders)
@@ -128,8 +130,7 @@ class Express:
     def end(self, exchange: Exchange) -> None:
         """Record an exchange that ended on the short way."""
         exchange.finished = self._clock()
-        for record in self._recorders:
-            record(exchange)
+        record_ended(exchange, self._recorders)
 
     def _find(self, admitted: Admitted, target: bytes) -> Way:
         raw_path, _, query = target.partition(b"?")
