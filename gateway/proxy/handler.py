@@ -217,6 +217,8 @@ class ProxyHandler:
                 attempt.outcome = "ok"
                 # :: Step 5
                 again = status in policy.on and policy.allows_status(status, method)
+                # An upload that still runs beside its answer gives its pieces to this endpoint, and to no other.
+                again = again and (response.request_complete or response.whole is not None)
                 again = again and body.rewind(was_sent=True) and retries.take()
                 last = self._instead_of(last, endpoint, response)
                 upstream.record(endpoint, ok=status not in _GATEWAY_STATUSES)

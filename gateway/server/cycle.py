@@ -240,7 +240,9 @@ class Cycle:
     def stop_flow(self) -> None:
         """From here on pieces wait for ``receive``."""
         self._sink = None
-        self.is_flow_paused = False
+        if self.is_flow_paused:
+            # Whoever asks next must not wait for what is not read.
+            self.resume_flow()
 
     def _next_piece(self) -> Message:
         pieces = self.pieces

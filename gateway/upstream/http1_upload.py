@@ -136,6 +136,7 @@ class Upload:
             stream.stop_flow()
             if self._is_paused and not self._stopped:
                 self._owner.forgive_writing()
+            self._is_paused = False
         return True
 
     def feed(self, piece: bytes) -> None:
