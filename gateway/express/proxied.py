@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Without a body, or of meaning to retries and outlier detection.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304, 502, 503, 504])
+_MAX_NOTES = 64
 _NO_SCOPE: dict[str, Any] = {}
 
 
@@ -99,6 +100,9 @@ class ProxiedLane:
         key = (self, endpoint) if self.outbound.is_for_endpoint else self
         parts: list[bytes] | None = admitted.notes.get(key)
         if parts is None:
+            if len(admitted.notes) >= _MAX_NOTES:
+                # Endpoints come and go under a client that stays.
+                admitted.notes.clear()
             parts = admitted.notes[key] = self._head_parts(admitted, endpoint)
         return b"GET " + out + exchange.request_id.encode("ascii").join(parts)
 

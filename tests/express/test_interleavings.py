@@ -116,6 +116,7 @@ class Origin(Wire):
         self.read = 0
         self.answer = b""
         """What is still to be sent of the answers to what has come."""
+        self.is_midway = False
 
     def work(self) -> None:
         """Make answers to the requests that are complete."""
@@ -256,11 +257,13 @@ class World:
             part = origin.answer[: number * 7 + 1]
             if origin.deliver(part):
                 origin.answer = origin.answer[len(part) :]
+                origin.is_midway = bool(origin.answer)
         elif kind == "reset":
             origin.reset()
         elif kind == "end":
             origin.end()
-        elif kind == "garbage":
+        elif kind == "garbage" and not origin.is_midway:
+            # In the middle of a body it would be the body.
             origin.deliver(b"garbage\r\n\r\n")
         elif kind == "slow upstream":
             origin.throttle(bool(number % 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -225,10 +226,11 @@ class Source:
 
     def __init__(self) -> None:
         self.sink: BodySink | None = None
-        self.paused = False
+        self.calls: list[str] = []
 
     async def receive(self) -> Message:
-        return await asyncio.get_running_loop().create_future()
+        await asyncio.Event().wait()
+        return LEAVES
 
     def has_left(self) -> bool:
         return False
@@ -238,10 +240,10 @@ class Source:
         return True
 
     def pause_flow(self) -> None:
-        self.paused = True
+        self.calls.append("pause")
 
     def resume_flow(self) -> None:
-        self.paused = False
+        self.calls.append("resume")
 
     def stop_flow(self) -> None:
         self.sink = None
@@ -281,9 +283,9 @@ async def test_nobody_waits_for_the_client_once_the_upstream_takes_the_last_piec
     await asyncio.sleep(0)
     assert source.sink is not None
     source.sink.feed(b"ab")
-    assert source.paused
+    assert source.calls == ["pause"]
     upload.on_writable()
-    assert not source.paused
+    assert source.calls == ["pause", "resume"]
     assert body.waiting_since == 7.0
     source.sink.feed(b"cd")
     source.sink.end()
@@ -291,3 +293,25 @@ async def test_nobody_waits_for_the_client_once_the_upstream_takes_the_last_piec
     upload.on_writable()
     assert upstream.written == [b"ab", b"cd"]
     assert body.waiting_since is None
+
+
+async def test_the_time_that_the_upstream_takes_is_not_the_clients() -> None:
+    source, upstream, now = Source(), Upstream(), [0.0]
+    body = RequestBody(source.receive, length=None, max_bytes=None, replay_bytes=0, clock=lambda: now[0], source=source)
+    body.length = 4
+    upload = Upload(upstream, cast(asyncio.Transport, upstream), body)
+    await asyncio.sleep(0)
+    assert source.sink is not None
+    now[0] = 2.0
+    source.sink.feed(b"ab")
+    # What was on its way already comes although nobody asks for more.
+    now[0] = 3.0
+    source.sink.feed(b"cd")
+    assert body.waiting_since == math.inf
+    now[0] = 10.0
+    upload.on_writable()
+    assert body.waiting_since == 10.0
+    now[0] = 11.0
+    source.sink.end()
+    await upstream.uploaded.wait()
+    assert body.waited_s == 3.0
