@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.errors import GatewayError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from gateway.http.fields import Fields
     from gateway.http.forwarded import Identity
     from gateway.http.target import RequestPath
+
+logger = logging.getLogger("gateway")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -187,6 +190,15 @@ class Admitted:
         exchange.host = self.host
         exchange.public_host = self.public_host
         exchange.request_id = self.request_id or request_id
+
+
+def record_ended(exchange: Exchange, recorders: Iterable[Recorder]) -> None:
+    """Give an exchange that has ended to every recorder; one that fails is logged, for the client has its answer."""
+    for record in recorders:
+        try:
+            record(exchange)
+        except Exception:
+            logger.exception("request %s could not be recorded", exchange.request_id)
 
 
 def exchange_of(scope: Scope) -> Exchange | None:

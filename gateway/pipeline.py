@@ -103,7 +103,6 @@ class Generation:
         self.on_idle: Callable[[], None] | None = None
         """Called when the last one has ended, once somebody waits for that."""
         admission = self._admission()
-        # First: a recorder that fails must not leave the exchange counted.
         recorders = (self._leave, *runtime.recorders)
         self.app: ASGIApp = ExchangeMiddleware(
             Dispatcher(self.table),

@@ -15,6 +15,7 @@ HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN = 1, 2, 4, 8
 """What a field says about its response."""
 
 _MAX_REMEMBERED = 1024
+_MAX_REMEMBERED_BYTES = 1024
 # What they become depends on where the client thinks it is.
 _REFERENCES = frozenset([b"location", b"content-location", b"refresh"])
 
@@ -56,9 +57,13 @@ class PlainFields(dict[Field, Verdict]):
         self._compression = compression
 
     def __missing__(self, field: Field) -> Verdict:
-        verdict = self._judge(field)
-        # What is one client's alone is not to be kept.
-        if field[0] != b"set-cookie":
+        try:
+            verdict = self._judge(field)
+        except Exception:
+            # A rule fails on it: the layers do as well, and answer that.
+            return _WORK
+        # What is one client's alone is not to be kept; nor is much of what anybody may have had reflected.
+        if field[0] != b"set-cookie" and len(field[1]) <= _MAX_REMEMBERED_BYTES:
             if len(self) >= _MAX_REMEMBERED:
                 self.clear()
             self[field] = verdict

@@ -40,7 +40,7 @@ class MountedExpress:
         target: bytes = scope.get("raw_path") or b""
         if scope["query_string"]:
             target = b"%b?%b" % (target, scope["query_string"])
-        if _PLAIN_TARGET.fullmatch(target) is None:
+        if len(target) > express.max_target_bytes or _PLAIN_TARGET.fullmatch(target) is None:
             return False
         if (scope.get("extensions") or {}).get("tls"):
             # Who the client is stands in its certificate, and what is remembered here goes by fields alone.
@@ -79,6 +79,9 @@ class MountedExpress:
         try:
             await send(_start(response.status_code, fields))
             await send({"type": "http.response.body", "body": body})
+        except BaseException:
+            exchange.outcome = "aborted"
+            raise
         finally:
             express.end(exchange)
         return True

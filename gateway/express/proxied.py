@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Without a body, or of meaning to retries and outlier detection.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304, 502, 503, 504])
+_MAX_NOTES = 64
 _NO_SCOPE: dict[str, Any] = {}
 
 
@@ -83,24 +84,27 @@ class ProxiedLane:
             return False
         express.enter()
         exchange.decision = upstream.decision
-        out = way.targets.get(endpoint.base_path)
-        if out is None:
-            scope = way.scope(admitted, target, exchange)
-            out = way.targets[endpoint.base_path] = self.outbound.target_for(endpoint, scope, way.params)
-        client.begin_express(express, self, exchange).send(endpoint, admitted, out)
+        client.begin_express(express, self, exchange).send(endpoint, admitted, target, way)
         return True
 
     def public_interim(self, fields: Fields) -> Fields:
         """What the client sees of the fields of an interim response."""
         return inbound_fields(fields, drop=self.hidden)
 
-    def head(self, admitted: Admitted, endpoint: Endpoint, target: bytes, request_id: str) -> bytes:
-        """The request to ``endpoint``, up to its empty line."""
-        key = endpoint if self.outbound.is_for_endpoint else self
+    def head(self, admitted: Admitted, endpoint: Endpoint, target: bytes, way: Way, exchange: Exchange) -> bytes:
+        """The request to ``endpoint``, up to its empty line. Raises BadRequest for what cannot be written."""
+        out = way.targets.get(endpoint.base_path)
+        if out is None:
+            scope = way.scope(admitted, target, exchange)
+            out = way.targets[endpoint.base_path] = self.outbound.target_for(endpoint, scope, way.params)
+        key = (self, endpoint) if self.outbound.is_for_endpoint else self
         parts: list[bytes] | None = admitted.notes.get(key)
         if parts is None:
+            if len(admitted.notes) >= _MAX_NOTES:
+                # Endpoints come and go under a client that stays.
+                admitted.notes.clear()
             parts = admitted.notes[key] = self._head_parts(admitted, endpoint)
-        return b"GET " + target + request_id.encode("ascii").join(parts)
+        return b"GET " + out + exchange.request_id.encode("ascii").join(parts)
 
     def _head_parts(self, admitted: Admitted, endpoint: Endpoint) -> list[bytes]:
         """What follows the target of every request with these fields, cut where the request id stands."""
@@ -170,6 +174,7 @@ class ExpressExchange:
         "is_over",
         "is_sent",
         "is_settled",
+        "is_taken",
         "lane",
         "response",
         "was_stale",
@@ -185,17 +190,23 @@ class ExpressExchange:
         self.error: Exception | None = None
         self.is_over = False
         self.is_settled = False
+        self.is_taken = False
         self._connection: Http1Connection | None = None
         self.endpoint: Endpoint
 
-    def send(self, endpoint: Endpoint, admitted: Admitted, target: bytes) -> None:
+    def send(self, endpoint: Endpoint, admitted: Admitted, target: bytes, way: Way) -> None:
         """Send the request for ``target`` to ``endpoint``, which counts it in flight already."""
         self.endpoint = endpoint
         exchange, lane, transport = self.exchange, self.lane, endpoint.transport
         if not isinstance(transport, Http1Transport):
             self.go_on()
             return
-        head = lane.head(admitted, endpoint, target, exchange.request_id)
+        try:
+            head = lane.head(admitted, endpoint, target, way, exchange)
+        except Exception:
+            # The layers fail on it as well, and answer it.
+            self.go_on()
+            return
         connection = transport.take_idle(exchange.started)
         if connection is None:
             self.go_on()
@@ -242,6 +253,11 @@ class ExpressExchange:
 
     # What the handler takes over.
 
+    def take(self) -> Endpoint:
+        """The endpoint, which whoever asks releases."""
+        self.is_taken = True
+        return self.endpoint
+
     async def outcome(self) -> InboundResponse | None:
         """The response; None when the connection was stale. Raises what happened in its place."""
         if self.error is not None:
@@ -269,16 +285,24 @@ class ExpressExchange:
 
     def abandon(self) -> None:
         """The client has left, before the response was settled or went on."""
+        self._free()
+        exchange = self.exchange
+        exchange.upstream = self.lane.upstream_name
+        exchange.error = ClientLeft("the client left")
+        exchange.status = ClientLeft.status
+        exchange.outcome = "client-left"
+
+    def let_go(self) -> None:
+        """The layers have ended; not all of them come to the handler."""
+        if not self.is_taken:
+            self._free()
+
+    def _free(self) -> None:
         if not self.is_over:
             self.cancel()
         elif self.response is not None and self.response.whole is None:
             self.response.stream.close()
-        upstream, exchange = self.lane.upstream, self.exchange
-        exchange.upstream = self.lane.upstream_name
-        upstream.release(self.endpoint)
-        exchange.error = ClientLeft("the client left")
-        exchange.status = ClientLeft.status
-        exchange.outcome = "client-left"
+        self.lane.upstream.release(self.endpoint)
 
     # The client's side.
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Scope
 
 from gateway.errors import GatewayError
-from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder
+from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder, record_ended
 from gateway.express.proxied import ExpressExchange, ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.http.target import MAX_CACHED_BYTES, RequestPath, read_path
@@ -87,6 +87,8 @@ class Express:
         self.app = app
         self.enter = enter
         self._leave = leave
+        self.max_target_bytes = admission.max_target_bytes
+        """For servers that do not enforce it themselves."""
         self._admission = admission
         self._new_request_id = admission.new_request_id
         self._match = table.match
@@ -135,8 +137,7 @@ class Express:
     def record(self, exchange: Exchange) -> None:
         """Record an exchange that was over as soon as it began, and so was never counted."""
         exchange.finished = self._clock()
-        for record in self._recorders:
-            record(exchange)
+        record_ended(exchange, self._recorders)
 
     def _find(self, admitted: Admitted, target: bytes) -> Way:
         raw_path, _, query = target.partition(b"?")

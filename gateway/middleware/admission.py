@@ -63,7 +63,7 @@ class Admission:
         self._dropped_untrusted = self._dropped | source
         self._max_headers = max_headers
         self._max_header_bytes = max_header_bytes
-        self._max_target_bytes = max_target_bytes
+        self.max_target_bytes = max_target_bytes
         # Ids need to be unique, not secret: a random prefix for the process and a counter cost a twelfth of a UUID.
         self._id_prefix = secrets.token_hex(6)
         self._id_counter = itertools.count(1)
@@ -131,8 +131,8 @@ class Admission:
         return fields
 
     def _check_limits(self, target: bytes, headers: Fields) -> None:
-        if len(target) > self._max_target_bytes:
-            raise TargetTooLong(f"the target has more than {self._max_target_bytes} bytes")
+        if len(target) > self.max_target_bytes:
+            raise TargetTooLong(f"the target has more than {self.max_target_bytes} bytes")
         if len(headers) > self._max_headers:
             raise HeadersTooLarge(f"the request has more than {self._max_headers} fields")
         # As on the wire: each field with ": " and CRLF.

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import CapacityError, ClientError, ClientLeft, GatewayError, InternalError, UpstreamError
-from gateway.exchange import BEGUN_KEY, SCOPE_KEY, WHOLE_FOLLOWS, Exchange, Outcome, Recorder
+from gateway.exchange import BEGUN_KEY, SCOPE_KEY, WHOLE_FOLLOWS, Exchange, Outcome, Recorder, record_ended
 from gateway.http.dates import http_date
 from gateway.http.fields import get_joined
 from gateway.http.problem import problem_response
@@ -83,9 +83,10 @@ class ExchangeMiddleware:
             exchange.outcome = "aborted"
             raise
         finally:
+            if begun is not None:
+                begun.let_go()
             exchange.finished = self.clock()
-            for record in self.recorders:
-                record(exchange)
+            record_ended(exchange, self.recorders)
 
 
 class Responder:

@@ -34,14 +34,16 @@ _RULED = frozenset([b"location", b"content-location", b"refresh", b"set-cookie"]
 class Begun(Protocol):
     """A first attempt that was begun on the short way; times are monotonic seconds."""
 
-    endpoint: Endpoint
-    """Chosen, and counted in flight."""
     deadline: float
     """When the route's time to the response head is over."""
     is_sent: bool
     """Whether the attempt was made."""
     was_stale: bool
     """Whether it met a connection that the upstream had closed, and so counts for nothing."""
+
+    def take(self) -> Endpoint:
+        """The endpoint that was chosen, counted in flight: from now on it is to be released."""
+        ...
 
     async def outcome(self) -> InboundResponse | None:
         """The response; None when the attempt counts for nothing. Raises what happened in its place."""
@@ -161,7 +163,7 @@ class ProxyHandler:
                 # :: Step 2
                 # What was begun is looked at whatever the time is: it holds a place.
                 remaining_s = self._remaining_s(deadline, body) if begun is None else deadline - self._clock()
-                endpoint = upstream.try_acquire(scope, tried) if begun is None else begun.endpoint
+                endpoint = upstream.try_acquire(scope, tried) if begun is None else begun.take()
                 if endpoint is None:
                     if last is not None and last[1].whole is None:
                         # The answer in hand holds a place itself: waiting for one could be waiting for that one.
@@ -215,6 +217,8 @@ class ProxyHandler:
                 attempt.outcome = "ok"
                 # :: Step 5
                 again = status in policy.on and policy.allows_status(status, method)
+                # An upload that still runs beside its answer gives its pieces to this endpoint, and to no other.
+                again = again and (response.request_complete or response.whole is not None)
                 again = again and body.rewind(was_sent=True) and retries.take()
                 last = self._instead_of(last, endpoint, response)
                 upstream.record(endpoint, ok=status not in _GATEWAY_STATUSES)

@@ -247,13 +247,14 @@ class RequestBody:
         """Have the source wait."""
         if self._source is not None:
             # Nobody waits for the client.
+            self.waited_s += self._clock() - self._flowing_since
             self.waiting_since = math.inf
             self._source.pause_flow()
 
     def resume_flow(self) -> None:
         """Have the source go on."""
         if self._source is not None:
-            self.waiting_since = self._clock()
+            self._flowing_since = self.waiting_since = self._clock()
             self._source.resume_flow()
 
     def stop_flow(self) -> None:
@@ -261,7 +262,8 @@ class RequestBody:
         if self._sink is not None and self._source is not None:
             self._sink = None
             self._source.stop_flow()
-            self.waited_s += self._clock() - self._flowing_since
+            if self.waiting_since != math.inf:
+                self.waited_s += self._clock() - self._flowing_since
             self.waiting_since = None
 
     def feed(self, piece: bytes) -> None:
@@ -276,7 +278,8 @@ class RequestBody:
         else:
             self._lost = True
         if self._sink is not None:
-            self.waiting_since = self._clock()
+            if self.waiting_since != math.inf:
+                self.waiting_since = self._clock()
             self._sink.feed(piece)
 
     def raw_target(self) -> asyncio.Transport | None:

@@ -254,8 +254,11 @@ class Cycle:
     def stop_flow(self) -> None:
         """From here on pieces wait for ``receive``."""
         self._sink = None
-        self.is_flow_paused = False
+        # Whoever asks next must not wait for what is not read.
+        was_paused, self.is_flow_paused = self.is_flow_paused, False
         self._connection.flow_stopped(self)
+        if was_paused:
+            self._connection.body_taken(self)
 
     def _next_piece(self) -> Message:
         pieces = self.pieces

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from gateway.errors import InternalError
 from gateway.exchange import Exchange
 from gateway.express.proxied import ExpressExchange, ProxiedLane
 from gateway.http.fields import Fields
@@ -61,11 +60,11 @@ class ExpressCycle(ExpressExchange):
         except Exception:
             # Whoever calls is the upstream's connection: the failure is none of its.
             logger.exception("request %s on route %r failed", self.exchange.request_id, self.lane.name)
-            if not self.is_settled:
-                self.abandon()
-                self.exchange.outcome, self.exchange.status = "failed", InternalError.status
-                self._express.end(self.exchange)
-            self._protocol.refuse(InternalError("the answer could not be passed on"))
+            if self.is_settled:
+                # What follows an answer is taken for the answer to the next request.
+                self._protocol.cut(reset=True)
+            else:
+                self.go_on()
 
     def _answer(self, response: InboundResponse, body: bytes) -> None:
         protocol, exchange = self._protocol, self.exchange

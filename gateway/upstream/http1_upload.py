@@ -47,7 +47,6 @@ class Upload:
         "_flow",
         "_flowing",
         "_is_paused",
-        "_is_tls",
         "_outstanding",
         "_owner",
         "_stopped",
@@ -65,7 +64,6 @@ class Upload:
         self._flowing = stream if isinstance(stream, FlowingStream) else None
         self._outstanding = stream.length
         """Bytes that have not come; None when nobody said how many there are."""
-        self._is_tls = transport.get_extra_info("sslcontext") is not None
         self._stopped = False
         self._drain: asyncio.Future[None] | None = None
         self._flow: asyncio.Future[None] | None = None
@@ -138,6 +136,7 @@ class Upload:
             stream.stop_flow()
             if self._is_paused and not self._stopped:
                 self._owner.forgive_writing()
+            self._is_paused = False
         return True
 
     def feed(self, piece: bytes) -> None:
@@ -169,8 +168,9 @@ class Upload:
 
     def raw_target(self) -> asyncio.Transport | None:
         """The connection, where a measured body goes out in the clear."""
-        is_raw = self._outstanding is not None and not self._stopped and not self._is_tls
-        return self._transport if is_raw else None
+        if self._outstanding is None or self._stopped or self._transport.get_extra_info("sslcontext") is not None:
+            return None
+        return self._transport
 
     def moved(self, count: int) -> None:
         """So many bytes have been written to the socket by somebody else."""

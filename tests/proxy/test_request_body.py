@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ from starlette.types import Message, Receive
 from gateway.errors import BadRequest, BodyTooLarge, ClientLeft
 from gateway.exchange import BODY_FAILURE
 from gateway.proxy.request_body import RequestBody, has_body
+from gateway.upstream.http1_upload import Upload
+from gateway.upstream.messages import BodySink
 
 pytestmark = pytest.mark.anyio
 
@@ -215,3 +219,99 @@ def test_framing_fields_tell_whether_a_request_has_a_body(
     headers: list[tuple[bytes, bytes]], version: str, expected: tuple[bool, int | None]
 ) -> None:
     assert has_body(headers, version) == expected
+
+
+class Source:
+    """A server whose pieces flow, moved by hand."""
+
+    def __init__(self) -> None:
+        self.sink: BodySink | None = None
+        self.calls: list[str] = []
+
+    async def receive(self) -> Message:
+        await asyncio.Event().wait()
+        return LEAVES
+
+    def has_left(self) -> bool:
+        return False
+
+    def flow_into(self, sink: BodySink) -> bool:
+        self.sink = sink
+        return True
+
+    def pause_flow(self) -> None:
+        self.calls.append("pause")
+
+    def resume_flow(self) -> None:
+        self.calls.append("resume")
+
+    def stop_flow(self) -> None:
+        self.sink = None
+
+
+class Upstream:
+    """A connection that takes nothing until it is told to; also its own transport."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.is_full = False
+        self.uploaded = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+        self.is_full = True
+
+    def is_write_paused(self) -> bool:
+        return self.is_full
+
+    def watch_writing(self) -> None: ...
+
+    def forgive_writing(self) -> None: ...
+
+    def on_uploaded(self) -> None:
+        self.uploaded.set()
+
+    def on_upload_failed(self, error: Exception) -> None:
+        raise error
+
+
+async def test_nobody_waits_for_the_client_once_the_upstream_takes_the_last_piece() -> None:
+    source, upstream = Source(), Upstream()
+    body = RequestBody(source.receive, length=None, max_bytes=None, replay_bytes=0, clock=lambda: 7.0, source=source)
+    body.length = 4
+    upload = Upload(upstream, cast(asyncio.Transport, upstream), body)
+    await asyncio.sleep(0)
+    assert source.sink is not None
+    source.sink.feed(b"ab")
+    assert source.calls == ["pause"]
+    upload.on_writable()
+    assert source.calls == ["pause", "resume"]
+    assert body.waiting_since == 7.0
+    source.sink.feed(b"cd")
+    source.sink.end()
+    await upstream.uploaded.wait()
+    upload.on_writable()
+    assert upstream.written == [b"ab", b"cd"]
+    assert body.waiting_since is None
+
+
+async def test_the_time_that_the_upstream_takes_is_not_the_clients() -> None:
+    source, upstream, now = Source(), Upstream(), [0.0]
+    body = RequestBody(source.receive, length=None, max_bytes=None, replay_bytes=0, clock=lambda: now[0], source=source)
+    body.length = 4
+    upload = Upload(upstream, cast(asyncio.Transport, upstream), body)
+    await asyncio.sleep(0)
+    assert source.sink is not None
+    now[0] = 2.0
+    source.sink.feed(b"ab")
+    # What was on its way already comes although nobody asks for more.
+    now[0] = 3.0
+    source.sink.feed(b"cd")
+    assert body.waiting_since == math.inf
+    now[0] = 10.0
+    upload.on_writable()
+    assert body.waiting_since == 10.0
+    now[0] = 11.0
+    source.sink.end()
+    await upstream.uploaded.wait()
+    assert body.waited_s == 3.0
