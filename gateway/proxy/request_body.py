@@ -165,8 +165,11 @@ class RequestBody:
     async def client_left(self) -> bool:
         """Wait until the client leaves, or its body fails: True.
 
-        False when a piece of the body came instead, which is kept for later.
+        False when a piece of the body came instead, which is kept for later; and while somebody waits for one, who
+        then hears of it himself: servers give a piece to one of two that ask at once, and nothing to the other.
         """
+        if self.waiting_since is not None:
+            return False
         while True:
             pending = self._pending
             if pending is None:
@@ -195,8 +198,10 @@ class RequestBody:
         try:
             if self._pending is None:
                 return await self._receive()
-            message = await asyncio.shield(self._pending)
-            self._pending = None
+            pending = self._pending
+            message = await asyncio.shield(pending)
+            if self._pending is pending:
+                self._pending = None
             return message
         finally:
             self.waited_s += self._clock() - started

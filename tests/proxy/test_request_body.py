@@ -53,6 +53,26 @@ async def read(body: RequestBody) -> bytes:
     return b"".join([piece async for piece in body])
 
 
+async def test_nobody_asks_for_a_disconnect_while_somebody_waits_for_a_piece() -> None:
+    asked = 0
+    comes = asyncio.Event()
+
+    async def receive() -> Message:
+        nonlocal asked
+        asked += 1
+        await comes.wait()
+        return pieces(b"whole")[0]
+
+    body = RequestBody(receive, length=5, max_bytes=None, replay_bytes=0, clock=lambda: 0.0)
+    reading = asyncio.ensure_future(read(body))
+    await asyncio.sleep(0)
+    # As a watch does that was told to begin in the turn before.
+    assert not await asyncio.wait_for(body.client_left(), 1)
+    comes.set()
+    assert await reading == b"whole"
+    assert asked == 1
+
+
 async def test_pieces_come_in_order_and_empty_ones_are_skipped() -> None:
     body = body_from(*pieces(b"ab", b"", b"c", b""))
     assert [piece async for piece in body] == [b"ab", b"c"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.gateway import GATEWAY, UVICORN, Served, proxying, request, serving, until
 from tests.support.upstream import ScriptedConnection, ScriptedUpstream, respond, response
-from tests.wire.support import OWN, STOCK, own_server
+from tests.wire.support import OWN, STOCK
 
 pytestmark = pytest.mark.anyio
 
@@ -111,7 +111,6 @@ def taking_turns(rng: random.Random) -> Any:
     return script
 
 
-@own_server
 @pytest.mark.parametrize(
     "route", [{}, {"retry": {"methods": ["PUT"], "max_body": "256KiB"}}, {"buffer_request": "64KiB"}]
 )
