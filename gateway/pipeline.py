@@ -42,6 +42,7 @@ from gateway.config.problems import ConfigError, Problem
 from gateway.config.routes import RouteConfig
 from gateway.errors import Forbidden, GatewayError
 from gateway.exchange import BEGUN_KEY, SCOPE_KEY, Exchange, ResponseRule
+from gateway.express.guarded import GuardedLane
 from gateway.express.table import Express, Lane
 from gateway.http.caching import SAFE_METHODS
 from gateway.http.networks import Networks
@@ -261,10 +262,10 @@ class _Compiler:
         inner = app
         for middleware in reversed(config.middleware):
             app = _with_middleware(app, config.name, middleware.use, middleware.arguments())
-        app = self._guarded(app, config)
-        if app is inner:
-            route.lane = self._lane(route, config, inner, compression)
-        return app
+        guarded = self._guarded(app, config)
+        if app is inner and _asks_only_what_takes_no_time(config):
+            route.lane = _guarded_lane(self._lane(route, config, inner, compression), guarded)
+        return guarded
 
     def _lane(
         self, route: Route, config: RouteConfig, app: ASGIApp, compression: CompressionMiddleware | None
@@ -459,6 +460,21 @@ class ByKind:
 
 async def _forbidden(scope: Scope, receive: Receive, send: Send) -> None:
     raise Forbidden("the route takes no WebSockets")
+
+
+def _asks_only_what_takes_no_time(config: RouteConfig) -> bool:
+    """Whether the layers that guard a route look at nothing but the client's address and the load of the process."""
+    return config.auth is None and config.cors is None and config.rate_limit is None and not config.max_concurrent
+
+
+def _guarded_lane(lane: Lane | None, app: ASGIApp) -> Lane | None:
+    """``lane`` behind the outermost layers of its route, which begin with ``app``."""
+    overload = app if isinstance(app, OverloadMiddleware) else None
+    inner = app if overload is None else overload.app
+    access = inner if isinstance(inner, AccessMiddleware) else None
+    if lane is None or (overload is None and access is None):
+        return lane
+    return GuardedLane(lane, access=access, overload=overload)
 
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,6 +12,8 @@ does, and the client sees the same.
     fields     what becomes of a field of an upstream's response
     proxied    the lane to an upstream
     stored     the lane to the cache's store
+    guarded    a lane before which the client's address and the load are looked at
+    mounted    the short way under other servers
 
 May import whatever ``pipeline`` may, but not ``config``.
 """

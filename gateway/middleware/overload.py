@@ -57,10 +57,11 @@ class OverloadMiddleware:
         reason = self.overload()
         return refuse(Overloaded(reason), scope, send) if reason else self.app(scope, receive, send)
 
-    def overload(self) -> str:
-        """Why a request that is counted already must be shed; empty when it need not."""
-        if self.max_in_flight and self.in_flight.count > self.max_in_flight:
-            return f"{self.in_flight.count - 1} requests are in flight in the process"
+    def overload(self, *, arriving: int = 0) -> str:
+        """Why a request must be shed that is counted already, or else is ``arriving``; empty when it need not."""
+        in_flight = self.in_flight.count + arriving
+        if self.max_in_flight and in_flight > self.max_in_flight:
+            return f"{in_flight - 1} requests are in flight in the process"
         if self._loop_lag is not None and (lag_s := self._loop_lag()) > self.max_loop_lag_s:
             return f"the event loop is {lag_s * 1000:.0f} ms late"
         return ""

@@ -316,3 +316,34 @@ async def test_hash_balancing_sees_the_request(server: str) -> None:
     seen = [{asked.target for asked in upstream.requests if asked.target != b"/"} for upstream in (one, other)]
     assert not seen[0] & seen[1]
     assert seen[0] and seen[1]
+
+
+async def test_load_is_shed_on_either_way(server: str) -> None:
+    go_on = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        while True:
+            asked = await connection.read_request()
+            if asked.target == b"/slow":
+                await go_on.wait()
+            await connection.send(OK)
+
+    async with ScriptedUpstream(script) as upstream:
+        config = proxying(upstream.url, server={"overload": {"max_in_flight": 2}})
+        async with (
+            warm(config, server=server) as (served, ways, client),
+            served.client() as one,
+            served.client() as other,
+        ):
+            client.write(request())
+            assert (await client.answer()).status == 200
+            assert ways.short == 1
+            for busy in (one, other):
+                busy.write(request(target=b"/slow"))
+            await until(lambda: served.upstream.in_flight == 2)
+            client.write(request())
+            refused = await client.answer()
+            assert (refused.status, refused.values(b"retry-after") != []) == (503, True)
+            go_on.set()
+            for busy in (one, other):
+                assert (await busy.answer()).status == 200

@@ -68,6 +68,7 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         request(fields=[(b"X-Forwarded-For", b"1.2.3.4"), (b"Forwarded", b"for=1.2.3.4"), (b"X-Real-IP", b"1.2.3.4")]),
     ),
     "last on its connection": ({}, response(200, [DATE], b"a"), request()),
+    "allow and deny": ({"allow": ["127.0.0.0/8"], "deny": ["10.0.0.0/8"]}, response(200, [DATE], b"a"), request()),
     "small and compressible": (
         {"compress": True},
         response(200, [JSON, DATE], b"hello"),
@@ -141,7 +142,9 @@ LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [DATE], b"a"),
         request(fields=[(b"Origin", b"https://a.example")]),
     ),
-    "allow": ({"allow": ["127.0.0.0/8"]}, response(200, [DATE], b"a"), request()),
+    "allow, and this client is not": ({"allow": ["10.0.0.0/8"]}, response(200, [DATE], b"a"), request()),
+    "deny": ({"deny": ["127.0.0.1/32"]}, response(200, [DATE], b"a"), request()),
+    "a bound on what runs": ({"max_concurrent": 5}, response(200, [DATE], b"a"), request()),
     "POST": ({}, response(200, [DATE], b"a"), request("POST", body=b"hello")),
     "no route": ({"path": "/only"}, response(200, [DATE], b"a"), request(target=b"/other")),
 }
