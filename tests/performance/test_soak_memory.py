@@ -16,10 +16,12 @@ from tests.wire.processes import gateway_process
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 CLIENTS = 8
-# The caches inside, of decisions and of answers, are full after the first of these.
-ROUNDS = 5
+# What is remembered, of decisions and of answers, and what waits for a collection of garbage, has its size after three.
+ROUNDS = 8
+WARM_UP_ROUNDS = 3
 REQUESTS_A_ROUND = 40_000
-LIMIT_BYTES = 3 * 1024**2
+# Of the other 200,000 requests not one in three may leave an object behind.
+LIMIT_BYTES = 4 * 1024**2
 
 CONFIG = """
 [server]
@@ -68,7 +70,7 @@ def ask(port: int, numbers: itertools.count[int], count: int, failures: list[Bas
         raise
 
 
-def test_memory_is_flat_over_two_hundred_thousand_requests(tmp_path: Path) -> None:
+def test_memory_is_flat_over_three_hundred_thousand_requests(tmp_path: Path) -> None:
     numbers = itertools.count()
     failures: list[BaseException] = []
     sizes: list[int] = []
@@ -87,4 +89,4 @@ def test_memory_is_flat_over_two_hundred_thousand_requests(tmp_path: Path) -> No
             assert not failures
             sizes.append(process.rss_bytes())
     print("\nMiB after each round:", *(f"{size / 1024**2:.1f}" for size in sizes))
-    assert max(sizes[1:]) - sizes[0] < LIMIT_BYTES
+    assert max(sizes[WARM_UP_ROUNDS:]) - sizes[WARM_UP_ROUNDS - 1] < LIMIT_BYTES
