@@ -26,6 +26,12 @@ _DROPPED: Verdict = 0, b"", None
 _WORK: Verdict = NOT_PLAIN, b"", None
 
 
+_Kind = int
+# Any value is passed on; none is; only the layers can tell; or the value decides.
+_ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE = range(1, 9)
+_KINDS = {b"set-cookie": _COOKIE, b"content-length": _LENGTH, b"date": _DATE, b"content-type": _TYPE}
+
+
 class Compression(Protocol):
     """What decides about the coding of answers."""
 
@@ -55,15 +61,19 @@ class PlainFields(dict[Field, Verdict]):
         self._answer_rules = answer_rules
         self._response_rules = response_rules
         self._compression = compression
+        # Rules look at names. Most answers have a field whose value nobody has seen, such as a validator.
+        self._by_name: dict[bytes, _Kind] = {}
 
     def __missing__(self, field: Field) -> Verdict:
+        name, value = field
         try:
-            verdict = self._judge(field)
+            kind = self._by_name.get(name) or self._learn(name)
+            verdict = self._judge(kind, field)
         except Exception:
             # A rule fails on it: the layers do as well, and answer that.
             return _WORK
         # What is one client's alone is not to be kept; nor is much of what anybody may have had reflected.
-        if field[0] != b"set-cookie" and len(field[1]) <= _MAX_REMEMBERED_BYTES:
+        if kind != _COOKIE and len(value) <= _MAX_REMEMBERED_BYTES:
             if len(self) >= _MAX_REMEMBERED:
                 self.clear()
             self[field] = verdict
@@ -73,31 +83,44 @@ class PlainFields(dict[Field, Verdict]):
         """What the route's rules add to a response with none of the names that they look at."""
         return after_rules(self._response_rules, [], scheme)
 
-    def _judge(self, field: Field) -> Verdict:
-        name, value = field
-        if name == b"connection":
-            return _DROPPED if is_plain_connection(value) else _WORK
-        if name in self._own or not inbound_fields([field], drop=self.hidden):
+    def _judge(self, kind: _Kind, field: Field) -> Verdict:
+        if kind == _ANY:
+            return 0, b"%b: %b\r\n" % field, field
+        if kind == _DROP:
             return _DROPPED
-        if name in _REFERENCES:
+        if kind == _LONG:
             return _WORK
-        if name == b"set-cookie":
+        value, flags = field[1], 0
+        if kind == _HOP:
+            return _DROPPED if is_plain_connection(value) else _WORK
+        if kind == _COOKIE:
             (field,) = after_rules(self._answer_rules, [field], "https")
-        if after_rules(self._response_rules, [field], "https") != [field, *self.added("https")]:
-            return _WORK
-        return self._flags(name, value), lines_of([field]), field
+        elif kind == _LENGTH:
+            flags = HAS_LENGTH
+        elif kind == _DATE:
+            flags = HAS_DATE
+        elif self._compression is not None and self._compression.is_compressible(value):
+            flags = COMPRESSIBLE
+        return flags, b"%b: %b\r\n" % field, field
 
-    def _flags(self, name: bytes, value: bytes) -> int:
-        if name == b"content-length":
-            return HAS_LENGTH
-        if name == b"date":
-            return HAS_DATE
-        if self._compression is not None:
-            if name == b"content-encoding":
-                return NOT_PLAIN
-            if name == b"content-type" and self._compression.is_compressible(value):
-                return COMPRESSIBLE
-        return 0
+    def _learn(self, name: bytes) -> _Kind:
+        """What becomes of fields of a name whatever their value is; remembered."""
+        if len(self._by_name) >= _MAX_REMEMBERED:
+            self._by_name.clear()
+        kind = self._by_name[name] = self._kind(name)
+        return kind
+
+    def _kind(self, name: bytes) -> _Kind:
+        field = (name, b"0")
+        if name == b"connection":
+            return _HOP
+        if name in self._own or not inbound_fields([field], drop=self.hidden):
+            return _DROP
+        if name in _REFERENCES or after_rules(self._response_rules, [field], "https") != [field, *self.added("https")]:
+            return _LONG
+        if name == b"content-encoding" and self._compression is not None:
+            return _LONG
+        return _KINDS.get(name, _ANY)
 
 
 def are_left_alone(names: Iterable[bytes], rules: Iterable[ResponseRule]) -> bool:
