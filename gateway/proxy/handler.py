@@ -178,24 +178,11 @@ class ProxyHandler:
                     if endpoint in tried:
                         await asyncio.sleep(policy.delay_s(retries.count, self._rng, retry_after))
                     outgoing = await _at_hand(body) if carries_body else None
-                    response = None
-                    if begun is not None and begun.is_sent:
-                        attempt = exchange.attempts[-1]
-                        response = await begun.outcome()
-                    if response is None:
-                        # :: Step 3
-                        request = self._request(scope, exchange, outgoing, endpoint, fields, remaining_s)
-                        if begun is not None and begun.was_stale:
-                            request.extensions["fresh"] = True
-                        # :: Step 4
-                        attempt = Attempt(endpoint.label, self._clock())
-                        exchange.attempts.append(attempt)
-                        answer = await endpoint.transport.handle_async_request(request)
-                        assert isinstance(answer, InboundResponse)
-                        response = answer
+                    # :: Step 3
+                    request = self._request(scope, exchange, outgoing, endpoint, fields, remaining_s)
+                    # :: Step 4
+                    response = await self._attempt(exchange, endpoint, request, begun)
                 except UpstreamError as error:
-                    attempt.outcome = type(error).__name__
-                    attempt.failed_s = self._clock() - attempt.started
                     # :: Step 5, while the place is held: this request is one of those that the budget is a share of
                     again = policy.allows_error(error, method) and body.rewind(was_sent=error.request_sent)
                     if again and error.request_sent:
@@ -211,11 +198,8 @@ class ProxyHandler:
                 except BaseException:
                     upstream.release(endpoint)
                     raise
-                attempt.head_s = self._clock() - attempt.started
-                attempt.status = status = response.status_code
-                attempt.connect_s = response.connect_s
-                attempt.outcome = "ok"
                 # :: Step 5
+                status = response.status_code
                 again = status in policy.on and policy.allows_status(status, method)
                 # An upload that still runs beside its answer gives its pieces to this endpoint, and to no other.
                 again = again and (response.request_complete or response.whole is not None)
@@ -238,6 +222,35 @@ class ProxyHandler:
             raise
         finally:
             retries.end()
+
+    async def _attempt(
+        self, exchange: Exchange, endpoint: Endpoint, request: OutboundRequest, begun: Begun | None
+    ) -> InboundResponse:
+        """Send a request, or wait for what became of one that was begun; what happened is written down."""
+        response: InboundResponse | None = None
+        attempt = exchange.attempts[-1] if begun is not None and begun.is_sent else None
+        try:
+            if attempt is not None and begun is not None:
+                response = await begun.outcome()
+            if response is None:
+                if begun is not None and begun.was_stale:
+                    request.extensions["fresh"] = True
+                attempt = Attempt(endpoint.label, self._clock())
+                exchange.attempts.append(attempt)
+                answer = await endpoint.transport.handle_async_request(request)
+                assert isinstance(answer, InboundResponse)
+                response = answer
+        except UpstreamError as error:
+            assert attempt is not None
+            attempt.outcome = type(error).__name__
+            attempt.failed_s = self._clock() - attempt.started
+            raise
+        assert attempt is not None
+        attempt.head_s = self._clock() - attempt.started
+        attempt.status = response.status_code
+        attempt.connect_s = response.connect_s
+        attempt.outcome = "ok"
+        return response
 
     def _instead_of(
         self, last: tuple[Endpoint, InboundResponse] | None, endpoint: Endpoint, response: InboundResponse
