@@ -82,6 +82,8 @@ class Load:
         """Requests that are due or under way."""
         self._opening: set[asyncio.Task[None]] = set()
         self._is_over = False
+        """Whether nothing more becomes due."""
+        self._is_closed = False
         self._at_rest = asyncio.Event()
 
     async def run(self, connections: int, rate: float, seconds: float) -> None:
@@ -101,6 +103,7 @@ class Load:
             async with asyncio.timeout(END_TIMEOUT_S):
                 if self._open:
                     await self._at_rest.wait()
+        self._is_closed = True
         self.errors += self._open
         await asyncio.gather(*self._opening)
         for connection in list(self._connections):
@@ -145,15 +148,20 @@ class Load:
                 self._open -= 1
             else:
                 self._due.appendleft(connection.due)
-        if not self._is_over:
+        if self._needs_connections:
             opening = asyncio.ensure_future(self._connect())
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
 
+    @property
+    def _needs_connections(self) -> bool:
+        """Whether somebody asks, or what is due has still to be asked."""
+        return not self._is_closed and (not self._is_over or self._open > 0)
+
     async def _connect(self) -> None:
-        """Open one connection; each failure is an error, and followed by another attempt while the load goes on."""
+        """Open one connection; each failure is an error, and followed by another attempt while one is needed."""
         loop = asyncio.get_running_loop()
-        while not self._is_over:
+        while self._needs_connections:
             try:
                 _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port)
             except OSError:
