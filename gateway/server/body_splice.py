@@ -43,7 +43,11 @@ class BodySplice:
         if target is None or target.get_write_buffer_size() or self._cycle.is_flow_paused or not left:
             return False
         connection = self._connection
-        self._splice = Splice(self, connection.transport, target, left, connection.loop)
+        try:
+            self._splice = Splice(self, connection.transport, target, left, connection.loop)
+        except OSError:
+            # No descriptors are left: reading needs none.
+            return False
         connection.connections.splices += 1
         self._expect_more()
         return True

@@ -40,7 +40,8 @@ class SpliceOwner(Protocol):
 class Splice:
     """Moves ``count`` bytes from one transport's socket to the other's; ``stop`` ends it early.
 
-    Reading is paused on the one and nothing waits in the other's buffer as long as it runs. Copying a body through this
+    Reading is paused on the one and nothing waits in the other's buffer as long as it runs. Raises OSError where the
+    process has no more descriptors. Copying a body through this
     process costs three times as much: 2.7 ms for 10 MiB in the place of 5.
     """
 
@@ -57,9 +58,13 @@ class Splice:
         self._left = count
         self._in_pipe = 0
         # Event loops watch only descriptors that no transport has: these are the same sockets under other numbers.
-        self._source = os.dup(source.get_extra_info("socket").fileno())
-        self._target = os.dup(target.get_extra_info("socket").fileno())
-        self._pipe_out, self._pipe_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with contextlib.ExitStack() as opened:
+            self._source = os.dup(source.get_extra_info("socket").fileno())
+            opened.callback(os.close, self._source)
+            self._target = os.dup(target.get_extra_info("socket").fileno())
+            opened.callback(os.close, self._target)
+            self._pipe_out, self._pipe_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            opened.pop_all()
         # Where somebody else has all the pages that pipes may have, a small pipe does as well.
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._pipe_in, _F_SETPIPE_SZ, _PIPE_BYTES)

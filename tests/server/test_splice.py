@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gzip
 import hashlib
 import os
 import random
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.server.body_splice import BodySplice
 from gateway.server.limits import Limits
 from gateway.server.protocol import GatewayProtocol
 from gateway.server.splice import CAN_SPLICE, MIN_BYTES
@@ -187,18 +190,56 @@ async def test_a_client_that_falls_silent_is_408() -> None:
 
 
 @pytest.mark.parametrize(
-    "route", [{"decompress_request": True}, {"retry": {"max_body": "64MiB"}}, {"buffer_request": "64MiB"}], ids=str
+    ("route", "coding", "is_moved"),
+    [
+        ({}, b"", True),
+        # What is not coded needs no decoding.
+        ({"decompress_request": True}, b"", True),
+        ({"decompress_request": True}, b"gzip", False),
+        ({"retry": {"max_body": "64MiB"}}, b"", False),
+        ({"buffer_request": "64MiB"}, b"", False),
+    ],
 )
-async def test_what_somebody_looks_at_or_keeps_is_read(route: dict[str, Any]) -> None:
+async def test_what_somebody_looks_at_or_keeps_is_read(
+    route: dict[str, Any], coding: bytes, is_moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[int] = []
+    on_moved = BodySplice.on_moved
+
+    def note(splice: BodySplice, count: int) -> None:
+        moved.append(count)
+        on_moved(splice, count)
+
+    monkeypatch.setattr(BodySplice, "on_moved", note)
     body = os.urandom(SIZE)
+    sent = gzip.compress(body, 1) if coding else body
     async with (
         ScriptedUpstream(digests) as origin,
         serving(proxying(origin.url, **route)) as served,
         served.client() as client,
     ):
-        client.write(post(SIZE))
-        sending = asyncio.ensure_future(client.send(body))
+        client.write(post(len(sent), *([(b"Content-Encoding", coding)] if coding else [])))
+        sending = asyncio.ensure_future(client.send(sent))
         answer = await client.answer()
         await sending
         assert answer.body == hashlib.sha256(body).hexdigest().encode()
+        assert bool(moved) is is_moved
+
+
+async def test_without_descriptors_bodies_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = 0
+
+    def none_left(flags: int) -> tuple[int, int]:
+        nonlocal failed
+        failed += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    body = os.urandom(SIZE)
+    async with ScriptedUpstream(digests) as origin, serving(proxying(origin.url)) as served, served.client() as client:
+        monkeypatch.setattr("gateway.server.splice.os.pipe2", none_left)
+        client.write(post(SIZE))
+        sending = asyncio.ensure_future(client.send(body))
+        assert (await client.answer()).body == hashlib.sha256(body).hexdigest().encode()
+        await sending
+        assert failed
         assert served.connections is not None and served.connections.splices == 0
