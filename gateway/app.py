@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -63,24 +63,24 @@ class Gateway(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # With nothing of the user's own in it, Starlette's stack only costs: 5 us of its exception layers a request.
         if self.is_plain and scope["type"] != "lifespan":
-            if self._loop is not asyncio.get_running_loop() or scope["root_path"]:
-                await self._serve(scope, receive, send)
-                return
-            express = self.live.express
-            if express is None or SERVER_TARGET in (scope.get("extensions") or ()):
-                # The gateway's own server has tried the short way already.
-                await self.live.serve(scope, receive, send)
-            elif not await self.runtime.mounted.serve(express, scope, receive, send):
-                await self.live.serve(scope, receive, send)
+            await self._serve(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if self._loop is not asyncio.get_running_loop():
-            await self.start()
+            return self._serve_first(scope, receive, send)
         if scope["root_path"]:
             scope = without_root_path(scope)
-        await self.live.serve(scope, receive, send)
+        express = self.live.express
+        if express is None or SERVER_TARGET in (scope.get("extensions") or ()):
+            # The gateway's own server has tried the short way already.
+            return self.live.serve(scope, receive, send)
+        return self.runtime.mounted.serve(express, scope, receive, send)
+
+    async def _serve_first(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.start()
+        await self._serve(scope, receive, send)
 
     def _build(self, config: Config, previous: Generation | None) -> Generation:
         return Generation(config, self.runtime, previous)

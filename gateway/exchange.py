@@ -157,7 +157,17 @@ class Admitted:
     trusted peer gave one. ``notes`` is for whoever handles the requests, to keep what was made of the fields.
     """
 
-    __slots__ = ("fields", "has_certificate", "has_weak_tags", "host", "identity", "notes", "public_host", "request_id")
+    __slots__ = (
+        "fields",
+        "has_certificate",
+        "has_weak_tags",
+        "host",
+        "identity",
+        "notes",
+        "prefix",
+        "public_host",
+        "request_id",
+    )
 
     def __init__(
         self,
@@ -168,6 +178,7 @@ class Admitted:
         fields: Fields,
         *,
         has_certificate: bool = False,
+        prefix: bytes = b"",
     ) -> None:
         self.identity = identity
         self.host = host
@@ -176,6 +187,8 @@ class Admitted:
         self.fields = fields
         self.has_certificate = has_certificate
         """Whether the client has shown who it is, RFC 9111 section 3.5."""
+        self.prefix = prefix
+        """The path that the gateway is mounted under: it leads every public path."""
         self.has_weak_tags = any([b"W/" in value for name, value in fields if name == b"if-none-match"])
         self.notes: dict[object, Any] = {}
 

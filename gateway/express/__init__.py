@@ -14,6 +14,7 @@ does, and the client sees the same.
     stored     the lane to the cache's store
     guarded    a lane before which the client's address and the load are looked at
     mounted    the short way under other servers
+    uvicorn_cycle    whole answers through uvicorn, in one write
 
 May import whatever ``pipeline`` may, but not ``config``.
 """

@@ -11,8 +11,8 @@ from gateway.http.hop_by_hop import inbound_fields, is_plain_connection
 
 Field = tuple[bytes, bytes]
 
-HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN = 1, 2, 4, 8
-"""What a field says about its response."""
+HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN, REFERS = 1, 2, 4, 8, 16
+"""What a field says about its response; the last that under a mount prefix only the layers know what becomes of it."""
 
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_BYTES = 1024
@@ -94,6 +94,7 @@ class PlainFields(dict[Field, Verdict]):
         if kind == _HOP:
             return _DROPPED if is_plain_connection(value) else _WORK
         if kind == _COOKIE:
+            flags = REFERS
             (field,) = after_rules(self._answer_rules, [field], "https")
         elif kind == _LENGTH:
             flags = HAS_LENGTH

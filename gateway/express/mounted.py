@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Generator
 
 from starlette.types import Receive, Scope, Send
 
 from gateway.exchange import BEGUN_KEY, WHOLE_FOLLOWS, Admitted, Exchange
-from gateway.express.proxied import ExpressExchange, ProxiedLane
+from gateway.express.proxied import ExpressExchange, ProxiedLane, framed
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
+from gateway.express.uvicorn_cycle import UvicornCycles
 from gateway.http.fields import Fields
 from gateway.ticker import Ticker
 from gateway.upstream.messages import InboundResponse
@@ -31,54 +33,63 @@ class MountedExpress:
         self._admitted: dict[object, Admitted] = {}
         self._admitted_by: Express | None = None
         self._waiting: set[_Waiting] = set()
+        self._uvicorn = UvicornCycles()
         ticker.add(self._sweep)
 
-    async def serve(self, express: Express, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Serve a request, to its end; False, and nothing has happened, when it has to go the long way."""
+    def serve(self, express: Express, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Begin to serve a request, or answer it; what is left has to be awaited at once.
+
+        Each coroutine around another one costs at every step of the task; there is one here where something is awaited.
+        """
         if scope["type"] != "http" or scope["method"] != "GET" or scope["http_version"] != "1.1":
-            return False
+            return express.app(scope, receive, send)
         target: bytes = scope.get("raw_path") or b""
         if scope["query_string"]:
             target = b"%b?%b" % (target, scope["query_string"])
         if len(target) > express.max_target_bytes or _PLAIN_TARGET.fullmatch(target) is None:
-            return False
+            return express.app(scope, receive, send)
         if (scope.get("extensions") or {}).get("tls"):
             # Who the client is stands in its certificate, and what is remembered here goes by fields alone.
-            return False
+            return express.app(scope, receive, send)
         admitted = self._admit(express, scope)
         if admitted is None:
-            return False
-        client = _Client()
+            return express.app(scope, receive, send)
+        client = _Client(self._uvicorn, admitted.prefix, send)
         if not express.begin(admitted, target, client):
-            return False
-        waiting = client.waiting
-        if waiting is None:
-            await send(client.start)
-            await send({"type": "http.response.body", "body": client.body})
-            return True
+            return express.app(scope, receive, send)
+        if client.waiting is None:
+            return client.rest
+        return self._finish(express, client.waiting, scope, receive, send)
+
+    async def _finish(self, express: Express, waiting: _Waiting, scope: Scope, receive: Receive, send: Send) -> None:
+        """Wait for the response, and answer."""
         self._waiting.add(waiting)
-        exchange = waiting.exchange
         try:
             await waiting.future
         except BaseException:
             # Cancelled by the server.
             waiting.abandon()
-            exchange.outcome = "aborted"
-            express.end(exchange)
+            waiting.exchange.outcome = "aborted"
+            express.end(waiting.exchange)
             raise
         finally:
             self._waiting.discard(waiting)
-        response = waiting.response
-        fields = None if response is None or response.whole is None else waiting.lane.public_fields(response, exchange)
-        if response is None or fields is None:
+        if not (self._write(express, waiting, send) or await _send(express, waiting, send)):
             await express.app({**scope, BEGUN_KEY: waiting}, receive, send)
-            return True
+
+    def _write(self, express: Express, waiting: _Waiting, send: Send) -> bool:
+        """Answer past the server's messages; False, and nothing has happened, where that cannot be."""
+        response, exchange = waiting.response, waiting.exchange
+        cycle = self._uvicorn.find(send)
+        if cycle is None or response is None or response.whole is None:
+            return False
+        head = waiting.lane.public_head(response, exchange, waiting.prefix)
+        if head is None:
+            return False
+        lines, body = framed(*head, response.whole)
         waiting.settle(response)
-        body = response.whole or b""
-        exchange.body_bytes_out = len(body)
         try:
-            await send(_start(response.status_code, fields))
-            await send({"type": "http.response.body", "body": body})
+            self._uvicorn.write(cycle, response.status_code, lines, body)
         except BaseException:
             exchange.outcome = "aborted"
             raise
@@ -88,7 +99,7 @@ class MountedExpress:
 
     def _admit(self, express: Express, scope: Scope) -> Admitted | None:
         client = scope.get("client")
-        key = (client and client[0], scope["scheme"], tuple(scope["headers"]))
+        key = (client and client[0], scope["scheme"], scope["root_path"], tuple(scope["headers"]))
         if self._admitted_by is not express or len(self._admitted) > _MAX_REMEMBERED:
             self._admitted_by = express
             self._admitted.clear()
@@ -107,36 +118,57 @@ class MountedExpress:
         self._waiting.clear()
 
 
+class _Nothing:
+    """What is to be awaited when all is done."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+_NOTHING = _Nothing()
+
+
 class _Client:
     """The client of one request, as a lane sees it."""
 
-    __slots__ = ("body", "start", "waiting")
+    __slots__ = ("_prefix", "_send", "_uvicorn", "rest", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, uvicorn: UvicornCycles, prefix: bytes, send: Send) -> None:
+        self._uvicorn = uvicorn
+        self._prefix = prefix
+        self._send = send
         self.waiting: _Waiting | None = None
-        self.start: dict[str, object] = {}
-        self.body = b""
+        self.rest: Awaitable[None] = _NOTHING
+        """What is left to do after an answer."""
 
     def begin_express(self, express: Express, lane: ProxiedLane, exchange: Exchange) -> _Waiting:
-        self.waiting = _Waiting(lane, exchange)
+        self.waiting = _Waiting(lane, exchange, self._prefix)
         return self.waiting
 
     def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, request_id: str, body: bytes) -> bool:
-        fields = head.fields.copy()
+        cycle = self._uvicorn.find(self._send)
+        if cycle is None:
+            fields = head.fields.copy()
+            if id_name:
+                fields.append((id_name, request_id.encode("ascii")))
+            self.rest = _send_both(self._send, status, fields, body)
+            return True
+        lines = head.lines
         if id_name:
-            fields.append((id_name, request_id.encode("ascii")))
-        self.start = _start(status, fields)
-        self.body = body
+            lines = b"%b%b: %b\r\n" % (lines, id_name, request_id.encode("ascii"))
+        self._uvicorn.write(cycle, status, lines, body)
         return True
 
 
 class _Waiting(ExpressExchange):
     """An exchange for which a task waits."""
 
-    __slots__ = ("future",)
+    __slots__ = ("future", "prefix")
 
-    def __init__(self, lane: ProxiedLane, exchange: Exchange) -> None:
+    def __init__(self, lane: ProxiedLane, exchange: Exchange, prefix: bytes) -> None:
         super().__init__(lane, exchange)
+        self.prefix = prefix
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when something has come, or has taken a moment too long."""
 
@@ -164,5 +196,25 @@ class _Waiting(ExpressExchange):
         """Other servers have no way of passing interim responses on."""
 
 
-def _start(status: int, fields: Fields) -> dict[str, object]:
-    return {"type": "http.response.start", "status": status, "headers": fields, WHOLE_FOLLOWS: True}
+async def _send(express: Express, waiting: _Waiting, send: Send) -> bool:
+    """Answer in messages; False, and nothing has happened, if it takes more work."""
+    response, exchange = waiting.response, waiting.exchange
+    if response is None or response.whole is None:
+        return False
+    fields = waiting.lane.public_fields(response, exchange, waiting.prefix)
+    if fields is None:
+        return False
+    waiting.settle(response)
+    try:
+        await _send_both(send, response.status_code, fields, response.whole)
+    except BaseException:
+        exchange.outcome = "aborted"
+        raise
+    finally:
+        express.end(exchange)
+    return True
+
+
+async def _send_both(send: Send, status: int, fields: Fields, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": fields, WHOLE_FOLLOWS: True})
+    await send({"type": "http.response.body", "body": body})

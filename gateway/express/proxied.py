@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ClientLeft, ConnectionBroken
 from gateway.exchange import Admitted, Attempt, Exchange
-from gateway.express.fields import COMPRESSIBLE, HAS_DATE, HAS_LENGTH, NOT_PLAIN, Compression, PlainFields, lines_of
+from gateway.express.fields import (
+    COMPRESSIBLE,
+    HAS_DATE,
+    HAS_LENGTH,
+    NOT_PLAIN,
+    REFERS,
+    Compression,
+    PlainFields,
+    lines_of,
+)
 from gateway.http.dates import http_date
 from gateway.http.fields import Fields
 from gateway.http.hop_by_hop import inbound_fields
@@ -115,8 +124,13 @@ class ProxiedLane:
         head = request_head(b"GET", b"/", fields, None)
         return head.removeprefix(b"GET /").split(self._mark.encode("ascii"))
 
-    def public_head(self, response: InboundResponse, exchange: Exchange, date_line: bytes) -> tuple[bytes, bool] | None:
-        """The lines of the client's response head, and whether the length is among them; None if it takes more work."""
+    def public_head(
+        self, response: InboundResponse, exchange: Exchange, prefix: bytes = b""
+    ) -> tuple[bytes, bool] | None:
+        """The lines of the client's response head, and whether the length is among them; None if it takes more work.
+
+        ``prefix`` is the path that the gateway is mounted under.
+        """
         flags = 0
         lines = []
         plain_fields = self.plain_fields
@@ -124,16 +138,16 @@ class ProxiedLane:
             flag, line, _ = plain_fields[field]
             flags |= flag
             lines.append(line)
-        if not self._is_plain(flags, response):
+        if not self._is_plain(flags, response, prefix):
             return None
         if self._id_line:
             lines += (self._id_line, exchange.request_id.encode("ascii"), b"\r\n")
         lines.append(self._added[exchange.scheme])
         if not flags & HAS_DATE:
-            lines.append(date_line)
+            lines.append(b"date: %b\r\n" % http_date(time.time()))
         return b"".join(lines), bool(flags & HAS_LENGTH)
 
-    def public_fields(self, response: InboundResponse, exchange: Exchange) -> Fields | None:
+    def public_fields(self, response: InboundResponse, exchange: Exchange, prefix: bytes = b"") -> Fields | None:
         """The fields of the client's response head; None if it takes more work."""
         flags = 0
         fields: Fields = []
@@ -143,7 +157,7 @@ class ProxiedLane:
             flags |= flag
             if kept is not None:
                 fields.append(kept)
-        if not self._is_plain(flags, response):
+        if not self._is_plain(flags, response, prefix):
             return None
         if self._request_id_name:
             fields.append((self._request_id_name, exchange.request_id.encode("ascii")))
@@ -152,10 +166,18 @@ class ProxiedLane:
             fields.append((b"date", http_date(time.time())))
         return fields
 
-    def _is_plain(self, flags: int, response: InboundResponse) -> bool:
-        if flags & NOT_PLAIN or response.status_code in self._retried:
+    def _is_plain(self, flags: int, response: InboundResponse, prefix: bytes) -> bool:
+        if flags & NOT_PLAIN or (prefix and flags & REFERS) or response.status_code in self._retried:
             return False
         return not flags & COMPRESSIBLE or (flags & HAS_LENGTH != 0 and len(response.whole or b"") < self._coded_from)
+
+
+def framed(lines: bytes, has_length: bool, body: bytes) -> tuple[bytes, bytes]:
+    """The lines with the framing of HTTP/1.1 among them, and the body so framed."""
+    if has_length:
+        return lines, body
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+    return lines + b"transfer-encoding: chunked\r\n", chunks
 
 
 class ExpressExchange:
@@ -273,6 +295,7 @@ class ExpressExchange:
         attempt.status = exchange.status = response.status_code
         attempt.head_s = time.monotonic() - attempt.started
         attempt.outcome = "ok"
+        exchange.body_bytes_out = len(response.whole or b"")
         exchange.upstream = self.lane.upstream_name
         self.is_settled = True
         self.lane.upstream.succeeded(self.endpoint)

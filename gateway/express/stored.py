@@ -78,7 +78,7 @@ class StoredLane:
             return False
         scheme = admitted.identity.scheme
         now = cache.clock()
-        key = cache.key(scheme, admitted.public_host, target, admitted.fields)
+        key = cache.key(scheme, admitted.public_host, admitted.prefix + target, admitted.fields)
         entry = cache.fresh_now(key, admitted.fields, now)
         if entry is None:
             return False

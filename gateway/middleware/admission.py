@@ -21,6 +21,7 @@ from gateway.http.authority import normalise_host
 from gateway.http.fields import Fields, with_hyphens
 from gateway.http.forwarded import X_FORWARDED_FOR, Identity, client_identity, has_via, request_id_of
 from gateway.http.hop_by_hop import admitted_fields
+from gateway.http.location import mount_prefix
 from gateway.http.networks import UNIX, Networks
 from gateway.http.target import check_query, read_path
 
@@ -94,7 +95,9 @@ class Admission:
         request_id = request_id_of(headers, self._request_id_header) if identity.trusted else ""
         fields = self._admitted_fields(scope, identity.trusted)
         has_certificate = bool(_certificate_subject(scope))
-        return Admitted(identity, host, public_host, request_id, fields, has_certificate=has_certificate)
+        root_path = scope.get("root_path")
+        prefix = mount_prefix(root_path) if root_path else b""
+        return Admitted(identity, host, public_host, request_id, fields, has_certificate=has_certificate, prefix=prefix)
 
     def new_request_id(self) -> str:
         """An id that no other request has."""

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from gateway.exchange import Exchange
-from gateway.express.proxied import ExpressExchange, ProxiedLane
+from gateway.express.proxied import ExpressExchange, ProxiedLane, framed
 from gateway.http.fields import Fields
 from gateway.server.response_head import STATUS_LINES, informational_head
 from gateway.upstream.messages import InboundResponse
@@ -71,17 +71,12 @@ class ExpressCycle(ExpressExchange):
         if protocol.write_paused is not None:
             self.go_on()
             return
-        public = self.lane.public_head(response, exchange, protocol.connections.date_line)
+        public = self.lane.public_head(response, exchange)
         if public is None:
             self.go_on()
             return
-        lines, has_length = public
-        size = len(body)
-        if not has_length:
-            lines += b"transfer-encoding: chunked\r\n"
-            body = b"%x\r\n%b\r\n0\r\n\r\n" % (size, body) if size else b"0\r\n\r\n"
+        lines, body = framed(*public, body)
         write_whole(self._transport, response.status_code, lines, body, keep_alive=self.keep_alive)
-        exchange.body_bytes_out = size
         self.settle(response)
         self._express.end(exchange)
         protocol.response_done(self)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.types import ASGIApp
+
+from gateway.app import Gateway
 from gateway.exchange import Exchange
 from tests.support.gateway import GATEWAY, Answer, Client, Served, request, serving
 from tests.support.upstream import ScriptedUpstream, respond
@@ -47,10 +50,16 @@ class Seen:
 
 
 async def second_exchange(
-    config: Mapping[str, Any], upstream: ScriptedUpstream, raw: bytes, *, server: str = GATEWAY, short: bool
+    config: Mapping[str, Any],
+    upstream: ScriptedUpstream,
+    raw: bytes,
+    *,
+    server: str = GATEWAY,
+    mounted: Callable[[Gateway], ASGIApp] | None = None,
+    short: bool,
 ) -> Seen:
     """The second of two equal exchanges on one connection: by then connections idle and sections are known."""
-    async with serving(config, server=server) as served:
+    async with serving(config, server=server, mounted=mounted) as served:
         if not short:
             close_short_ways(served)
         ways = Ways(served)

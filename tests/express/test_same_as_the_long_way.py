@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.app import Gateway
 from tests.express.support import second_exchange
-from tests.support.gateway import proxying, request
+from tests.support.gateway import UVICORN, proxying, request
 from tests.support.upstream import ScriptedUpstream, chunked, respond, response
 
 pytestmark = pytest.mark.anyio
@@ -151,11 +156,17 @@ LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
 BOTH = {**PLAIN, **LONG}
 
 
-async def _both(route: dict[str, Any], raw_answer: bytes, raw: bytes, server: str) -> tuple[Any, Any]:
+async def _both(
+    route: dict[str, Any],
+    raw_answer: bytes,
+    raw: bytes,
+    server: str,
+    mounted: Callable[[Gateway], ASGIApp] | None = None,
+) -> tuple[Any, Any]:
     async with ScriptedUpstream(respond(raw_answer)) as upstream:
         config = proxying(upstream.url, **route)
-        long = await second_exchange(config, upstream, raw, server=server, short=False)
-        short = await second_exchange(config, upstream, raw, server=server, short=True)
+        long = await second_exchange(config, upstream, raw, server=server, mounted=mounted, short=False)
+        short = await second_exchange(config, upstream, raw, server=server, mounted=mounted, short=True)
     return long, short
 
 
@@ -164,6 +175,41 @@ async def test_both_ends_see_the_same(name: str, server: str) -> None:
     long, short = await _both(*BOTH[name], server)
     assert not long.was_short
     assert short.was_short == (name in PLAIN)
+    assert (short.asked, short.answered, short.recorded) == (long.asked, long.answered, long.recorded)
+
+
+# Other applications between the gateway and a server that is not its own.
+
+
+def behind_middleware(gateway: Gateway) -> ASGIApp:
+    """Somebody looks at the messages."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def passed(message: Message) -> None:
+            await send(message)
+
+        await gateway(scope, receive, passed)
+
+    return app
+
+
+def under_a_prefix(gateway: Gateway) -> ASGIApp:
+    return Starlette(routes=[Mount("/api", gateway)], lifespan=gateway.lifespan)
+
+
+@pytest.mark.parametrize("name", sorted(BOTH))
+async def test_both_ends_see_the_same_through_messages(name: str) -> None:
+    long, short = await _both(*BOTH[name], UVICORN, behind_middleware)
+    assert short.was_short == (name in PLAIN)
+    assert (short.asked, short.answered, short.recorded) == (long.asked, long.answered, long.recorded)
+
+
+@pytest.mark.parametrize("name", sorted(BOTH))
+async def test_both_ends_see_the_same_under_a_prefix(name: str) -> None:
+    route, raw_answer, raw = BOTH[name]
+    long, short = await _both(route, raw_answer, raw.replace(b" /", b" /api/", 1), UVICORN, under_a_prefix)
+    # What becomes of a cookie depends on the prefix.
+    assert short.was_short == (name in PLAIN and name != "cookies")
     assert (short.asked, short.answered, short.recorded) == (long.asked, long.answered, long.recorded)
 
 

@@ -157,29 +157,33 @@ async def serving(
     mounted: Callable[[Gateway], ASGIApp] | None = None,
     limits: Limits | None = None,
     lifespan: bool = True,
+    options: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Served]:
     """Serve a gateway until the block ends; with ``mounted`` the application that this makes around it.
 
-    ``limits`` are those of the protocol class of ``gateway run``. Without ``lifespan`` the gateway starts by itself.
+    ``limits`` are those of the protocol class of ``gateway run``, ``options`` are of uvicorn's ``Config``. Without
+    ``lifespan`` the gateway starts by itself.
     """
     gateway = config if isinstance(config, Gateway) else make_gateway(config)
     app: ASGIApp = gateway if mounted is None else mounted(gateway)
     loop, state = asyncio.get_running_loop(), ServerState()
     connections = Connections(limits or Limits(), express=_short_ways(app)) if server == GATEWAY else None
-    uvicorn_config = Config(
-        app,
-        http=GatewayProtocol if connections is not None else "auto",
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-    )
+    usual: dict[str, Any] = {
+        "http": GatewayProtocol if connections is not None else "auto",
+        "ws": "websockets-sansio",
+        "ws_per_message_deflate": False,
+        "lifespan": "off",
+        "interface": "asgi3",
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "date_header": False,
+    }
+    uvicorn_config = Config(app, **{**usual, **(options or {})})
     uvicorn_config.load()
+    # What the server itself would do once a second.
+    state.default_headers = [*uvicorn_config.encoded_headers]
     make: Any = uvicorn_config.http_protocol_class
     factory = functools.partial(make, uvicorn_config, state, {}, loop)
     if connections is not None:
