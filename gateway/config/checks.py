@@ -56,6 +56,9 @@ def _check_server(server: ServerConfig, routes: Mapping[str, Any], report: Repor
         report.error(("server", "bind"), "has an address twice")
     if server.tls is not None:
         check_certificates(server.tls, ("server", "tls"), report)
+        if server.tls.client_ca is not None and server.tls.client_auth == "none":
+            why = 'has no effect with client_auth = "none": no client is asked for a certificate'
+            report.warning(("server", "tls", "client_ca"), why, "key")
 
 
 def _check_admin(admin: AdminConfig, report: Report) -> None:

@@ -79,7 +79,7 @@ class TlsConfig(Table):
     min_version: Literal["1.2", "1.3"] = "1.2"
     """Oldest TLS version accepted."""
     client_ca: File | None = None
-    """Certificate authorities of client certificates."""
+    """Certificate authorities of client certificates; nobody is asked for one while client_auth is "none"."""
     client_auth: Literal["none", "optional", "require"] = "none"
     """Whether clients are asked for a certificate, or must have one."""
     subject_header: OptionalRuleName = ""

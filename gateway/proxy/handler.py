@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Callable
@@ -14,18 +13,15 @@ from gateway.errors import BodyTooLarge, CapacityError, UpstreamError, UpstreamT
 from gateway.exchange import BEGUN_KEY, WHOLE_FOLLOWS, Attempt, Exchange, Message, ResponseRule, exchange_of
 from gateway.http.fields import Fields, get_first
 from gateway.http.hop_by_hop import inbound_fields
+from gateway.proxy.attempts import Attempts
 from gateway.proxy.client_watch import ClientWatch
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.relay import interim_relay, relay
 from gateway.proxy.request_body import BodySource, RequestBody, has_body
 from gateway.proxy.retry import NO_RETRY, RetryPolicy
-from gateway.upstream.budget import RetryBudget
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.messages import InboundResponse, OutboundRequest
 from gateway.upstream.pool import Upstream
-
-# Answers that a server gives in the place of one that is gone or full: they count against an endpoint.
-_GATEWAY_STATUSES = frozenset([502, 503, 504])
 
 # What ``answer_rules`` look at: most answers have none of it.
 _RULED = frozenset([b"location", b"content-location", b"refresh", b"set-cookie"])
@@ -148,80 +144,54 @@ class ProxyHandler:
         self, scope: Scope, exchange: Exchange, body: RequestBody, carries_body: bool
     ) -> tuple[Endpoint, InboundResponse]:
         """The endpoint that answered, still held unless the answer is whole, and its answer."""
-        policy, method, upstream = self._retry, exchange.method, self.upstream
+        upstream = self.upstream
         fields = self._outbound.fields(scope, exchange)
         begun: Begun | None = scope.get(BEGUN_KEY)
         deadline = self._clock() + self._timeout_s if begun is None else begun.deadline
-        tried: list[Endpoint] = []
-        last: tuple[Endpoint, InboundResponse] | None = None
-        retry_after: bytes | None = None
-        retries = _Retries(policy, upstream.retry_budget)
-        unsent: UpstreamError | None = None
+        attempts = Attempts(self._retry, upstream, exchange.method, body)
         exchange.decision = upstream.decision
         try:
             while True:
-                # :: Step 2
-                # What was begun is looked at whatever the time is: it holds a place.
+                # :: Step 2; what was begun is looked at whatever the time is: it holds a place
                 remaining_s = self._remaining_s(deadline, body) if begun is None else deadline - self._clock()
-                endpoint = upstream.try_acquire(scope, tried) if begun is None else begun.take()
+                endpoint = upstream.try_acquire(scope, attempts.tried) if begun is None else begun.take()
                 if endpoint is None:
-                    if last is not None and last[1].whole is None:
-                        # The answer in hand holds a place itself: waiting for one could be waiting for that one.
-                        return last
-                    endpoint = await upstream.acquire(scope, tried, remaining_s)
-                # What was never sent burdens nobody: any other endpoint may have it, whatever count and budget say.
-                if unsent is not None and endpoint in tried and not retries.take():
-                    upstream.release(endpoint)
-                    raise unsent
-                unsent = None
+                    if attempts.holds_a_place:
+                        break
+                    endpoint = await upstream.acquire(scope, attempts.tried, remaining_s)
+                if attempts.unsent is not None:
+                    attempts.spend_on(endpoint)
                 try:
-                    if endpoint in tried:
-                        await asyncio.sleep(policy.delay_s(retries.count, self._rng, retry_after))
+                    if endpoint in attempts.tried:
+                        await attempts.pause(self._rng)
                     outgoing = await _at_hand(body) if carries_body else None
                     # :: Step 3
                     request = self._request(scope, exchange, outgoing, endpoint, fields, remaining_s)
                     # :: Step 4
                     response = await self._attempt(exchange, endpoint, request, begun)
                 except UpstreamError as error:
-                    # :: Step 5, while the place is held: this request is one of those that the budget is a share of
-                    again = policy.allows_error(error, method) and body.rewind(was_sent=error.request_sent)
-                    if again and error.request_sent:
-                        again = retries.take()
-                    upstream.release(endpoint)
-                    upstream.record(endpoint, ok=False, error=error.reason)
-                    if not again:
+                    # :: Step 5
+                    if not attempts.after_error(endpoint, error):
                         raise
-                    unsent = None if error.request_sent else error
-                    tried.append(endpoint)
-                    begun = None
-                    continue
                 except BaseException:
                     upstream.release(endpoint)
                     raise
-                # :: Step 5
-                status = response.status_code
-                again = status in policy.on and policy.allows_status(status, method)
-                # An upload that still runs beside its answer gives its pieces to this endpoint, and to no other.
-                again = again and (response.request_complete or response.whole is not None)
-                again = again and body.rewind(was_sent=True) and retries.take()
-                last = self._instead_of(last, endpoint, response)
-                upstream.record(endpoint, ok=status not in _GATEWAY_STATUSES)
-                if not again:
-                    return last
-                retry_after = get_first(response.raw_fields, b"retry-after")
-                tried.append(endpoint)
+                else:
+                    # :: Step 5
+                    if not attempts.after_answer(endpoint, response):
+                        break
                 begun = None
         except (CapacityError, UpstreamError):
             # The upstream's last answer, when there was one, is better than the gateway's own.
-            if last is None:
+            if attempts.last is None:
                 raise
-            return last
         except BaseException:
-            if last is not None:
-                self._drop(last)
+            attempts.drop()
             raise
         finally:
-            retries.end()
+            attempts.end()
+        assert attempts.last is not None
+        return attempts.last
 
     async def _attempt(
         self, exchange: Exchange, endpoint: Endpoint, request: OutboundRequest, begun: Begun | None
@@ -251,16 +221,6 @@ class ProxyHandler:
         attempt.connect_s = response.connect_s
         attempt.outcome = "ok"
         return response
-
-    def _instead_of(
-        self, last: tuple[Endpoint, InboundResponse] | None, endpoint: Endpoint, response: InboundResponse
-    ) -> tuple[Endpoint, InboundResponse]:
-        """The answer that the client gets unless a better one comes; lets go of the one before."""
-        if last is not None:
-            self._drop(last)
-        if response.whole is not None:
-            self.upstream.release(endpoint)
-        return endpoint, response
 
     def _request(
         self,
@@ -322,40 +282,8 @@ class ProxyHandler:
         if cookie is not None:
             exchange.response_fields.append((b"set-cookie", cookie))
 
-    def _drop(self, answer: tuple[Endpoint, InboundResponse]) -> None:
-        """Let go of an answer that nobody will read."""
-        endpoint, response = answer
-        if response.whole is None:
-            response.stream.close()
-            self.upstream.release(endpoint)
-
 
 async def _at_hand(body: RequestBody) -> bytes | RequestBody:
     """The whole body where it is there already and may go with the head in one write; else the body as a stream."""
     whole = await body.at_hand() if body.length is not None else None
     return body if whole is None else whole
-
-
-class _Retries:
-    """The retries of one exchange."""
-
-    __slots__ = ("_attempts", "_budget", "_spent", "count")
-
-    def __init__(self, policy: RetryPolicy, budget: RetryBudget) -> None:
-        self._attempts = policy.attempts
-        self._budget = budget
-        self._spent = 0
-        self.count = 0
-
-    def take(self) -> bool:
-        """Whether there may be another attempt; it counts."""
-        self.count += 1
-        if self.count >= self._attempts or not self._budget.try_spend():
-            return False
-        self._spent += 1
-        return True
-
-    def end(self) -> None:
-        """Give back what was taken from the upstream's budget."""
-        for _ in range(self._spent):
-            self._budget.give_back()

@@ -6,7 +6,9 @@ import hashlib
 import math
 import random
 from bisect import bisect
+from collections import defaultdict
 from collections.abc import Callable
+from heapq import heapify, heapreplace
 from itertools import accumulate
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
@@ -28,6 +30,9 @@ _MAX_REMEMBERED_KEY = 128
 
 class Balancer(Protocol):
     """A policy. The same tuple means the same endpoints with the same shares: what is made of it may be kept."""
+
+    on_release: Callable[[Endpoint], None] | None = None
+    """Is to hear of every request that has ended, where a policy keeps account of them."""
 
     def pick(self, endpoints: Endpoints, scope: Scope) -> Endpoint:
         """One of ``endpoints``, which are never none and can all take the request."""
@@ -74,42 +79,175 @@ class _Lots:
         return other if other != first else (first + 1) % count
 
 
-class RoundRobin:
-    """In turn; with weights smoothly, so that the heavy ones do not come in bursts."""
+class RoundRobin(Balancer):
+    """In turn; with weights smoothly, so that the heavy ones do not come in bursts.
+
+    With every choice each endpoint gains its share, and the one that is highest pays the sum of all shares. Those of
+    one share gain alike and keep their order, so that of each share only the first is looked at.
+    """
+
+    def __init__(self) -> None:
+        self._seen: Endpoints = ()
+        self._ranks: list[_Rank] = []
+        self._total = 0.0
 
     def pick(self, endpoints: Endpoints, scope: Scope) -> Endpoint:
-        chosen = endpoints[0]
-        total = 0.0
-        highest = -math.inf
-        for endpoint in endpoints:
-            share = endpoint.weight * endpoint.warmth
-            total += share
-            turn = endpoint.turn = endpoint.turn + share
-            if turn > highest:
-                highest = turn
-                chosen = endpoint
-        chosen.turn -= total
-        return chosen
+        if endpoints is not self._seen:
+            self._prepare(endpoints)
+        highest, first = -math.inf, 0
+        for rank in self._ranks:
+            gained = rank.gained = rank.gained + rank.share
+            paid, index, _ = rank.line[0]
+            turn = gained - paid
+            if turn > highest or (turn == highest and index < first):
+                highest, first, chosen = turn, index, rank
+        paid, first, endpoint = chosen.line[0]
+        heapreplace(chosen.line, (paid + self._total, first, endpoint))
+        return endpoint
+
+    def _prepare(self, endpoints: Endpoints) -> None:
+        for rank in self._ranks:
+            for paid, _, endpoint in rank.line:
+                endpoint.turn = rank.gained - paid
+        ranks: dict[float, _Rank] = {}
+        for index, endpoint in enumerate(endpoints):
+            share = endpoint.share
+            rank = ranks.get(share) or ranks.setdefault(share, _Rank(share))
+            rank.line.append((-endpoint.turn, index, endpoint))
+        self._ranks = list(ranks.values())
+        for rank in self._ranks:
+            heapify(rank.line)
+        self._total = sum(rank.share * len(rank.line) for rank in self._ranks)
+        self._seen = endpoints
 
 
-class LeastRequests:
-    """The one with the fewest requests in flight for its share; among equals by lot."""
+class _Rank:
+    """The endpoints of one share, and what each of them has gained since they were last looked through."""
+
+    __slots__ = ("gained", "line", "share")
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.gained = 0.0
+        self.line: list[tuple[float, int, Endpoint]] = []
+        """A heap of what each has paid, its place in the configuration, and the endpoint."""
+
+
+class LeastRequests(Balancer):
+    """The one with the fewest requests in flight for its share; among equals by lot.
+
+    The endpoints of one share stand in rows by their requests, so that of each share only the first row is looked at.
+    A request that has begun is noticed when its endpoint is drawn, one that has ended must be told.
+    """
 
     def __init__(self, rng: random.Random) -> None:
-        self._lots = _Lots(rng)
+        self._random = rng.random
+        self._seen: Endpoints = ()
+        self._rows: list[_Rows] = []
+        self._seats: dict[Endpoint, _Seat] = {}
 
     def pick(self, endpoints: Endpoints, scope: Scope) -> Endpoint:
-        loads = [endpoint.in_flight / (endpoint.weight * endpoint.warmth) for endpoint in endpoints]
-        least = min(loads)
-        count = loads.count(least)
-        if count == 1:
-            return endpoints[loads.index(least)]
-        if count < len(endpoints):
-            endpoints = tuple(endpoint for endpoint, load in zip(endpoints, loads, strict=True) if load == least)
-        return endpoints[self._lots.draw(endpoints)]
+        if endpoints is not self._seen:
+            self._prepare(endpoints)
+        while True:
+            rows = self._rows[0] if len(self._rows) == 1 else self._least()
+            row = rows.by_requests[rows.first]
+            seat = row[int(self._random() * len(row))]
+            endpoint = seat.endpoint
+            if endpoint.in_flight == rows.first:
+                return endpoint
+            rows.move(seat, endpoint.in_flight)
+
+    def on_release(self, endpoint: Endpoint) -> None:
+        seat = self._seats.get(endpoint)
+        if seat is not None and endpoint.in_flight < seat.requests:
+            seat.rows.move(seat, endpoint.in_flight)
+
+    def _least(self) -> _Rows:
+        """Where the least load is; among equals by lot, each as likely as the shares in its first row say."""
+        least, shares = math.inf, 0.0
+        for rows in self._rows:
+            load = rows.load
+            if load < least:
+                chosen, least, shares = rows, load, rows.shares
+            elif load == least:
+                shares += rows.shares
+                if self._random() * shares < rows.shares:
+                    chosen = rows
+        return chosen
+
+    def _prepare(self, endpoints: Endpoints) -> None:
+        by_share: dict[float, _Rows] = {}
+        self._seats = {}
+        for endpoint in endpoints:
+            share = endpoint.share
+            rows = by_share.get(share) or by_share.setdefault(share, _Rows(share))
+            self._seats[endpoint] = rows.seat(endpoint)
+        self._rows = list(by_share.values())
+        for rows in self._rows:
+            rows.look_from(min(rows.by_requests))
+        self._seen = endpoints
 
 
-class PowerOfTwo:
+class _Rows:
+    """The endpoints of one share by the number of their requests."""
+
+    __slots__ = ("by_requests", "first", "load", "share", "shares")
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.by_requests: defaultdict[int, list[_Seat]] = defaultdict(list)
+        self.first = 0
+        """The lowest number with anybody in its row."""
+        self.load = 0.0
+        """Requests for the share in that row."""
+        self.shares = 0.0
+        """The shares in that row, all together."""
+
+    def seat(self, endpoint: Endpoint) -> _Seat:
+        """A seat for ``endpoint`` at the end of its row; ``look_from`` has to follow."""
+        seat = _Seat(endpoint, self)
+        self._put(seat, endpoint.in_flight)
+        return seat
+
+    def move(self, seat: _Seat, requests: int) -> None:
+        """Let an endpoint that has another number of requests now change rows."""
+        row = self.by_requests[seat.requests]
+        last = row.pop()
+        if last is not seat:
+            row[seat.index] = last
+            last.index = seat.index
+        self._put(seat, requests)
+        self.look_from(min(requests, self.first))
+
+    def look_from(self, requests: int) -> None:
+        """Find the first row; it is the one of ``requests`` or a later one."""
+        while not self.by_requests[requests]:
+            requests += 1
+        self.first = requests
+        self.load = requests / self.share
+        self.shares = self.share * len(self.by_requests[requests])
+
+    def _put(self, seat: _Seat, requests: int) -> None:
+        row = self.by_requests[requests]
+        seat.requests = requests
+        seat.index = len(row)
+        row.append(seat)
+
+
+class _Seat:
+    """Where an endpoint stands: with how many requests it was last seen, and its index in that row."""
+
+    __slots__ = ("endpoint", "index", "requests", "rows")
+
+    def __init__(self, endpoint: Endpoint, rows: _Rows) -> None:
+        self.endpoint = endpoint
+        self.rows = rows
+        self.requests = 0
+        self.index = 0
+
+
+class PowerOfTwo(Balancer):
     """The less busy of two that are drawn by lot: nearly as even as the least busy of all, and no herd runs to it."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -128,7 +266,7 @@ class PowerOfTwo:
         return one
 
 
-class Random:
+class Random(Balancer):
     """By lot."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -138,14 +276,14 @@ class Random:
         return endpoints[self._lots.draw(endpoints)]
 
 
-class First:
+class First(Balancer):
     """The first one in the order of the configuration."""
 
     def pick(self, endpoints: Endpoints, scope: Scope) -> Endpoint:
         return endpoints[0]
 
 
-class Rendezvous:
+class Rendezvous(Balancer):
     """The same endpoint for the same key; one that comes or goes moves only the keys of its own share.
 
     Every process that knows the same endpoints agrees. A request without the key goes by lot.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "unix": 80, "asgi": 80}
 
 class EndpointOwner(Protocol):
     """An upstream that an endpoint belongs to; during a reload there are two."""
+
+    on_release: Callable[[Endpoint], None] | None
+    """Is to hear of every request that has ended at the endpoint."""
 
     def on_change(self) -> None:
         """Something that decides where requests may go has changed."""
@@ -63,6 +66,7 @@ class Endpoint:
         "health",
         "in_flight",
         "is_closed",
+        "is_followed",
         "is_started",
         "label",
         "last_error",
@@ -109,11 +113,13 @@ class Endpoint:
         self.warmth = 1.0
         """The part of its weight that a slow start grants."""
         self.turn = 0.0
-        """How far a weighted round-robin owes it a request."""
+        """How far a weighted round-robin owes it a request, when the endpoints it chooses from last changed."""
         self.hash_seed = int.from_bytes(hashlib.blake2b(self.identity.encode(), digest_size=8).digest(), "big")
         self.cookie_id = b""
         self.owners: list[EndpointOwner] = []
-        """The upstreams that send requests here, the newest last."""
+        """The upstreams that send requests here, the newest last; see ``join`` and ``leave``."""
+        self.is_followed = True
+        """Whether every request that ends is news: to an owner that keeps account, or where no owner is left."""
         self.is_started = False
         self.is_closed = False
 
@@ -139,6 +145,20 @@ class Endpoint:
     def is_up(self) -> bool:
         """Whether neither active nor passive checks keep requests away."""
         return self.health.healthy and self.ejection.lets_in
+
+    def join(self, owner: EndpointOwner) -> None:
+        """Belong to ``owner`` too."""
+        self.owners.append(owner)
+        self._follow()
+
+    def leave(self, owner: EndpointOwner) -> None:
+        """Belong to ``owner`` no longer."""
+        if owner in self.owners:
+            self.owners.remove(owner)
+            self._follow()
+
+    def _follow(self) -> None:
+        self.is_followed = not self.owners or any(owner.on_release is not None for owner in self.owners)
 
     def notify(self) -> None:
         """Tell the owners that something has changed."""

@@ -61,7 +61,9 @@ class Upstream:
         self._clock = clock
         self._lookup = resolver or lookup_host
         self.retry_budget = RetryBudget(settings.retry_budget, lambda: self.in_flight)
-        self._pick = make_balancer(settings.balance, settings.hash_on, rng).pick
+        balancer = make_balancer(settings.balance, settings.hash_on, rng)
+        self._pick = balancer.pick
+        self.on_release = balancer.on_release
         self.looks_at_requests = settings.balance == "hash" or settings.sticky is not None
         """Whether the choice of an endpoint depends on the request."""
         self._sticky = _make_sticky(settings, predecessor)
@@ -159,14 +161,14 @@ class Upstream:
         """The request has ended; its place goes to whoever has waited longest."""
         in_flight = endpoint.in_flight
         endpoint.in_flight = in_flight - 1
-        if in_flight >= endpoint.limit or not endpoint.owners:
+        if in_flight >= endpoint.limit or endpoint.is_followed:
             self._on_released(endpoint)
 
     def succeeded(self, endpoint: Endpoint) -> None:
         """``release`` and ``record`` of a request that went well."""
         in_flight = endpoint.in_flight
         endpoint.in_flight = in_flight - 1
-        if in_flight >= endpoint.limit or not endpoint.owners:
+        if in_flight >= endpoint.limit or endpoint.is_followed:
             self._on_released(endpoint)
         if endpoint.ejection.failures or endpoint.ejection.half_open:
             self.record(endpoint, ok=True)
@@ -374,10 +376,15 @@ class Upstream:
         endpoint.notify()
 
     def _on_released(self, endpoint: Endpoint) -> None:
-        """A full endpoint has room again, or one that left has a request less to finish."""
-        if not endpoint.owners:
+        """A full endpoint has room again, one that left has a request less to finish, or somebody keeps account."""
+        owners = endpoint.owners
+        if not owners:
             self._members.close_idle(endpoint)
-        elif endpoint.in_flight < endpoint.limit and not any(owner.on_room(endpoint) for owner in endpoint.owners):
+            return
+        for owner in owners:
+            if owner.on_release is not None:
+                owner.on_release(endpoint)
+        if endpoint.in_flight == endpoint.limit - 1 and not any(owner.on_room(endpoint) for owner in owners):
             endpoint.notify()
 
     def _advance(self, now: float) -> None:

@@ -418,7 +418,7 @@ class Members:
     def _attach(self, source: _Source, endpoint: Endpoint) -> None:
         source.endpoints.append(endpoint)
         if self._holds:
-            endpoint.owners.append(self._owner)
+            endpoint.join(self._owner)
 
     def _hold(self) -> None:
         self._holds = True
@@ -426,13 +426,12 @@ class Members:
             # The upstream before may have lost one in the meantime.
             source.endpoints = [endpoint for endpoint in source.endpoints if not endpoint.is_closed]
             for endpoint in source.endpoints:
-                endpoint.owners.append(self._owner)
+                endpoint.join(self._owner)
         self._collect()
 
     def _detach(self, endpoint: Endpoint) -> None:
         is_newest = bool(endpoint.owners) and endpoint.owners[-1] is self._owner
-        if self._owner in endpoint.owners:
-            endpoint.owners.remove(self._owner)
+        endpoint.leave(self._owner)
         before = self._before.pop(endpoint, None)
         if endpoint.owners:
             if is_newest and before is not None:

@@ -220,6 +220,26 @@ def test_certificates_must_exist_and_fit(certificates: Path, tls: str, found: li
 
 
 @pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ("", []),
+        ('client_ca = "ca.pem"', ["routes.toml:3:1: server.tls.client_ca"]),
+        ('client_ca = "ca.pem"\nclient_auth = "none"', ["routes.toml:3:1: server.tls.client_ca"]),
+        ('client_ca = "ca.pem"\nclient_auth = "optional"', []),
+    ],
+)
+def test_authorities_that_nobody_is_asked_about_are_a_warning(certificates: Path, more: str, found: list[str]) -> None:
+    path = certificates / "routes.toml"
+    table = f'[server.tls]\ncertificates = [{{ cert = "a.pem", key = "a.key" }}]\n{more}\n'
+    path.write_text(f'{table}[[routes]]\npath = "/"\nrespond = {{}}\n')
+
+    warnings = load_config(path, environ={}).warnings
+
+    why = 'has no effect with client_auth = "none": no client is asked for a certificate'
+    assert [str(one).removeprefix(f"{certificates}/") for one in warnings] == [f"{place}: {why}" for place in found]
+
+
+@pytest.mark.parametrize(
     ("tls", "found"),
     [
         ('{ ca = "ca.pem", cert = "a.pem", key = "a.key" }', []),

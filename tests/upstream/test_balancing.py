@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import heapq
 import random
+import sys
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TypeAlias, get_args
 
 import pytest
 from hypothesis import given
@@ -21,11 +24,28 @@ from gateway.upstream.balancing import (
     make_key,
 )
 from gateway.upstream.endpoint import Endpoint
+from gateway.upstream.pool import Upstream
 from gateway.upstream.settings import Balance
 from tests.support.messages import http_scope
-from tests.upstream.test_endpoint import endpoints_of
+from tests.upstream.test_endpoint import at, endpoints_of, make_upstream
+
+TraceFunction: TypeAlias = Callable[[FrameType, str, Any], Any]
 
 WEIGHTS = st.lists(st.integers(1, 20), min_size=1, max_size=8)
+
+MANY_WEIGHTS = st.lists(st.integers(1, 4) | st.integers(1, 1000), min_size=1, max_size=40)
+
+CHANGES = st.lists(
+    st.tuples(
+        st.lists(st.booleans(), min_size=8, max_size=8),
+        st.lists(st.integers(1, 5), min_size=8, max_size=8),
+        st.lists(st.sampled_from([0.125, 0.5, 1.0]), min_size=8, max_size=8),
+        st.integers(1, 60),
+    ),
+    min_size=1,
+    max_size=12,
+)
+"""Who is in of eight endpoints, their weights, how warm they are, and for how many choices that holds."""
 
 
 def ports(endpoints: list[Endpoint]) -> list[int]:
@@ -66,6 +86,118 @@ def test_round_robin_goes_on_evenly_when_one_is_missing_for_a_while() -> None:
     counts = Counter(balancer.pick(endpoints, {}) for _ in range(30))
 
     assert all(9 <= counts[endpoint] <= 11 for endpoint in endpoints)
+
+
+class Smooth:
+    """Round-robin by the definition: every endpoint gains its share, the highest is chosen and pays for all."""
+
+    def __init__(self) -> None:
+        self.turns: dict[Endpoint, float] = {}
+
+    def pick(self, endpoints: tuple[Endpoint, ...]) -> Endpoint:
+        for endpoint in endpoints:
+            self.turns[endpoint] = self.turns.get(endpoint, 0.0) + endpoint.share
+        chosen = max(endpoints, key=self.turns.__getitem__)
+        self.turns[chosen] -= sum(endpoint.share for endpoint in endpoints)
+        return chosen
+
+
+@given(MANY_WEIGHTS)
+def test_round_robin_chooses_as_it_is_defined(weights: list[int]) -> None:
+    endpoints, balancer, smooth = endpoints_of(*weights), RoundRobin(), Smooth()
+
+    for _ in range(100):
+        assert balancer.pick(endpoints, {}) is smooth.pick(endpoints)
+
+
+@given(CHANGES)
+def test_round_robin_chooses_as_it_is_defined_while_endpoints_and_shares_change(changes: list[Any]) -> None:
+    everyone, balancer, smooth = endpoints_of(*[1] * 8), RoundRobin(), Smooth()
+    for is_in, weights, warmths, count in changes:
+        for endpoint, weight, warmth in zip(everyone, weights, warmths, strict=True):
+            endpoint.weight, endpoint.warmth = weight, warmth
+        endpoints = tuple(endpoint for endpoint, here in zip(everyone, is_in, strict=True) if here)
+        for _ in range(count if endpoints else 0):
+            assert balancer.pick(endpoints, {}) is smooth.pick(endpoints)
+
+
+@given(MANY_WEIGHTS, st.floats(0.1, 1.0))
+def test_round_robin_keeps_to_the_shares_at_every_moment(weights: list[int], warmth: float) -> None:
+    endpoints, balancer = endpoints_of(*weights), RoundRobin()
+    endpoints[0].warmth = warmth
+    total = sum(endpoint.share for endpoint in endpoints)
+    counts: Counter[Endpoint] = Counter()
+
+    for number in range(1, 100):
+        counts[balancer.pick(endpoints, {})] += 1
+        owed = {endpoint: number * endpoint.share / total - counts[endpoint] for endpoint in endpoints}
+        assert min(owed.values()) > -1.0
+        # What all are owed is what all have got too much, so nobody waits longer than it takes to give it back.
+        assert sum(owed.values()) == pytest.approx(0.0, abs=1e-9)
+        assert max(owed.values()) < len(endpoints)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_round_robin_lets_nobody_wait_for_two_rounds_while_others_come_and_go(seed: int) -> None:
+    endpoints, balancer, rng = endpoints_of(1, 1, 5, 5, 20), RoundRobin(), random.Random(seed)
+    waits = dict.fromkeys(endpoints, 0)
+    for _ in range(1000):
+        here = tuple(endpoint for endpoint in endpoints if rng.random() < 0.7) or endpoints
+        chosen = balancer.pick(here, {})
+        for endpoint in here:
+            waits[endpoint] += 1
+        waits[chosen] = 0
+
+        assert max(waits.values()) < 2 * sum(endpoint.share for endpoint in endpoints)
+
+
+def least_loaded(endpoints: tuple[Endpoint, ...]) -> set[Endpoint]:
+    """Those that may be chosen, by the definition."""
+    loads = {endpoint: endpoint.in_flight / endpoint.share for endpoint in endpoints}
+    return {endpoint for endpoint, load in loads.items() if load == min(loads.values())}
+
+
+@given(CHANGES, st.integers())
+def test_least_requests_takes_one_of_the_least_loaded_while_all_changes(changes: list[Any], seed: int) -> None:
+    rng = random.Random(seed)
+    everyone, balancer = endpoints_of(*[1] * 8), LeastRequests(rng)
+    held: list[Endpoint] = []
+    for is_in, weights, warmths, count in changes:
+        for endpoint, weight, warmth in zip(everyone, weights, warmths, strict=True):
+            endpoint.weight, endpoint.warmth = weight, warmth
+        endpoints = tuple(endpoint for endpoint, here in zip(everyone, is_in, strict=True) if here)
+        for _ in range(count if endpoints else 0):
+            chosen = balancer.pick(endpoints, {})
+            assert chosen in least_loaded(endpoints)
+            if rng.random() < 0.9:
+                chosen.in_flight += 1
+                held.append(chosen)
+            if rng.random() < 0.1:
+                # A place that was given without a choice: to one that waited, or by the upstream before a reload.
+                held.append(rng.choice(everyone))
+                held[-1].in_flight += 1
+            while held and rng.random() < 0.5:
+                ended = held.pop(rng.randrange(len(held)))
+                ended.in_flight -= 1
+                balancer.on_release(ended)
+
+
+@pytest.mark.parametrize("shares", [(1, 1, 1, 1), (1, 1, 2, 4), (3, 1, 2, 1)])
+def test_least_requests_draws_among_equals_by_their_shares(shares: tuple[int, ...]) -> None:
+    endpoints, balancer = endpoints_of(*shares, 1), LeastRequests(random.Random(2))
+    for endpoint in endpoints:
+        endpoint.in_flight = 2 * endpoint.weight
+    endpoints[-1].in_flight = 9
+    # One that is taken is no longer among them.
+    balancer.pick(endpoints, {}).in_flight += 1
+    busier = next(endpoint for endpoint in endpoints[:-1] if endpoint.in_flight > 2 * endpoint.weight)
+
+    counts = Counter(balancer.pick(endpoints, {}) for _ in range(20_000))
+
+    left = [endpoint for endpoint in endpoints[:-1] if endpoint is not busier]
+    assert set(counts) == set(left)
+    for endpoint in left:
+        assert counts[endpoint] / 20_000 == pytest.approx(endpoint.share / sum(other.share for other in left), abs=0.02)
 
 
 def test_least_requests_goes_by_load_for_the_weight() -> None:
@@ -130,16 +262,16 @@ def test_two_choices_spread_held_requests_nearly_evenly() -> None:
 
 def served_under_load(name: Balance, service_s: tuple[float, ...], requests: int = 6000) -> Counter[int]:
     """Requests by endpoint when one comes every 10 ms and each keeps its endpoint as busy as ``service_s`` says."""
-    endpoints = endpoints_of(*[1] * len(service_s))
-    balancer = make_balancer(name, "client-ip", random.Random(5))
+    upstream = make_upstream(*[at(9001 + number) for number in range(len(service_s))], balance=name, seed=5)
     ends: list[tuple[float, int]] = []
     counts: Counter[int] = Counter()
     for number in range(requests):
         now = 0.01 * number
         while ends and ends[0][0] <= now:
-            endpoints[heapq.heappop(ends)[1]].in_flight -= 1
-        chosen = endpoints.index(balancer.pick(endpoints, {}))
-        endpoints[chosen].in_flight += 1
+            upstream.release(upstream.endpoints[heapq.heappop(ends)[1]])
+        endpoint = upstream.try_acquire(http_scope())
+        assert endpoint is not None
+        chosen = upstream.endpoints.index(endpoint)
         counts[chosen] += 1
         heapq.heappush(ends, (now + service_s[chosen], chosen))
     return counts
@@ -153,6 +285,42 @@ def test_a_slow_server_gets_less_than_a_third_of_the_even_share(name: Balance, s
     even = sum(counts.values()) / len(service_s)
     assert counts[service_s.index(1.0)] < even / 3
     assert served_under_load("round-robin", service_s)[service_s.index(1.0)] == even
+
+
+def steps(upstream: Upstream) -> int:
+    """Instructions of the interpreter for a request that comes and goes, once all is prepared."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> TraceFunction:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    def one_request() -> None:
+        endpoint = upstream.try_acquire(scope)
+        assert endpoint is not None
+        upstream.release(endpoint)
+
+    scope = http_scope()
+    one_request()
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        one_request()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("name", get_args(Balance))
+def test_a_choice_costs_no_more_for_more_endpoints(name: Balance) -> None:
+    few, many = (
+        make_upstream(*[at(9001 + number, weight=1 + number % 3) for number in range(count)], balance=name)
+        for count in (6, 600)
+    )
+
+    assert steps(many) < 1.5 * steps(few)
 
 
 def test_first_takes_the_first() -> None:

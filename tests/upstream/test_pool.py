@@ -718,6 +718,45 @@ async def test_other_transport_settings_mean_other_transports_but_the_same_healt
     await later.aclose()
 
 
+@pytest.mark.parametrize("balance", ["p2c", "least-requests"])
+async def test_after_a_reload_the_least_busy_is_known_whoever_lets_requests_go(balance: str) -> None:
+    upstream = make_upstream(at(9001), at(9002), balance=balance)
+    await upstream.start()
+    held = [take(upstream) for _ in range(10)]
+    later = await reload(upstream, at(9001), at(9002), balance="least-requests", panic=0.1)
+    one, two = later.endpoints
+    while one.in_flight < 10 or two.in_flight < 10:
+        take(later)
+    for endpoint in held:
+        if endpoint is one:
+            upstream.release(endpoint)
+
+    missing = two.in_flight - one.in_flight
+    assert missing > 0
+    assert [take(later) for _ in range(missing)] == [one] * missing
+    await upstream.aclose()
+    await later.aclose()
+
+
+async def test_every_request_that_ends_is_told_only_where_that_is_news() -> None:
+    upstream = make_upstream(balance="p2c")
+    await upstream.start()
+    endpoint = upstream.endpoints[0]
+    seen = [endpoint.is_followed]
+
+    later = await reload(upstream, at(9001), at(9002), balance="least-requests")
+    seen.append(endpoint.is_followed)
+    last = await reload(later, at(9001), at(9002), balance="round-robin")
+    await later.aclose()
+    seen.append(endpoint.is_followed)
+    last.remove(endpoint.label)
+    await upstream.aclose()
+
+    # Where no owner is left, the last request closes the endpoint.
+    assert [*seen, endpoint.is_followed] == [False, True, False, True]
+    await last.aclose()
+
+
 async def test_changes_at_run_time_survive_a_reload_where_the_configuration_says_nothing_new() -> None:
     upstream = make_upstream(at(9001), at(9002), at(9003))
     await upstream.start()
