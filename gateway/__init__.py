@@ -7,7 +7,8 @@ The map, from the outside in; imports go down only:
     admin       health, readiness and metrics, a small application of its own
     app         Gateway, the Starlette application
     live        the current generation and its replacement
-    pipeline    configuration -> Generation: every layer of the request path, in order
+    generation  one configuration as objects, and their lives
+    pipeline    configuration -> stacks: every layer of the request path, in order
     config      routes.toml as frozen data
     router      which route a request takes, and why
     middleware  pure ASGI, one per file, each usable alone in any Starlette or FastAPI app

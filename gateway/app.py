@@ -14,11 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.config.document import Config
 from gateway.config.load import load_config
+from gateway.generation import Generation
 from gateway.http.target import cut_root_path
 from gateway.live import Live
 from gateway.middleware.admission import SERVER_TARGET
 from gateway.middleware.cache import Cache
-from gateway.pipeline import Generation
 from gateway.runtime import Runtime
 
 

@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.config.document import Config
 from gateway.errors import Overloaded
 from gateway.express.table import Express
+from gateway.generation import Generation
 from gateway.http.problem import problem_response
-from gateway.pipeline import Generation
 
 Build = Callable[[Config, Generation | None], Generation]
 

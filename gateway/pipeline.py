@@ -1,4 +1,4 @@
-"""THE ORDER: configuration becomes a Generation, and every layer of the request path is listed here once.
+"""THE ORDER: configuration becomes stacks, and every layer of the request path is listed here once.
 
 Gateway-wide, outermost first:
 
@@ -23,14 +23,14 @@ Per route, outermost first, only what the route asks for:
     decompression    of request bodies
     the action       upstream, split, redirect, respond
 
-Only this module turns configuration into objects.
+Only this module and ``generation``, which owns what it makes, turn configuration into objects.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,10 +38,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.config.access import AuthConfig, RateLimitConfig
 from gateway.config.document import Config
 from gateway.config.policies import CacheConfig
-from gateway.config.problems import ConfigError, Problem
+from gateway.config.problems import ConfigError
 from gateway.config.routes import RouteConfig
-from gateway.errors import Forbidden, GatewayError
-from gateway.exchange import BEGUN_KEY, SCOPE_KEY, Exchange, ResponseRule
+from gateway.errors import Forbidden
+from gateway.exchange import SCOPE_KEY, Exchange, Recorder, ResponseRule
 from gateway.express.guarded import GuardedLane
 from gateway.express.table import Express, Lane
 from gateway.http.caching import SAFE_METHODS
@@ -55,7 +55,7 @@ from gateway.middleware.compression import COMPRESSIBLE_TYPES, CompressionMiddle
 from gateway.middleware.concurrency import ConcurrencyMiddleware
 from gateway.middleware.cors import CorsRule, PreflightMiddleware
 from gateway.middleware.decompression import DecompressionMiddleware
-from gateway.middleware.exchange import ExchangeMiddleware
+from gateway.middleware.exchange import ExchangeMiddleware, Gate
 from gateway.middleware.overload import OverloadMiddleware
 from gateway.middleware.rate_limit import RateLimitMiddleware
 from gateway.proxy.fixed import RedirectHandler, RespondHandler
@@ -66,7 +66,7 @@ from gateway.proxy.retry import NO_RETRY, RetryPolicy, conditions
 from gateway.proxy.split import SplitHandler
 from gateway.proxy.websocket import WebSocketProxy, WebSocketSettings
 from gateway.router import RouteTable
-from gateway.routes import route_rule, target_rewrite, upstream_names
+from gateway.routes import target_rewrite, upstream_names
 from gateway.runtime import Runtime
 from gateway.upstream.balancing import make_key
 from gateway.upstream.pool import Upstream
@@ -81,100 +81,42 @@ from gateway.wiring.rules import (
     request_rule,
     response_rules,
 )
-from gateway.wiring.upstreams import upstream_settings
 
 logger = logging.getLogger("gateway")
 
 
-class Generation:
-    """One configuration as objects: the application that serves it, its upstreams, and what has to be closed."""
+def gateway_wide(
+    config: Config,
+    runtime: Runtime,
+    table: RouteTable,
+    *,
+    enter: Gate,
+    count: Callable[[], None],
+    leave: Recorder,
+) -> tuple[ASGIApp, Express]:
+    """The layers that every request passes on its way to the table, and the short way past them.
 
-    def __init__(self, config: Config, runtime: Runtime, previous: Generation | None) -> None:
-        self.config = config
-        self._runtime = runtime
-        self.upstreams = _upstreams(config, runtime, previous)
-        self._fresh = [upstream for name, upstream in self.upstreams.items() if not _is_kept(previous, name, upstream)]
-        compiler = _Compiler(config, runtime, self.upstreams, previous)
-        self.routes = {route.name: compiler.route(route) for route in config.routes}
-        self.table = RouteTable(
-            route_rule(route, index, self.routes[route.name]) for index, route in enumerate(config.routes)
-        )
-        self.in_flight = 0
-        """Exchanges that began on this generation and have not ended."""
-        self.on_idle: Callable[[], None] | None = None
-        """Called when the last one has ended, once somebody waits for that."""
-        admission = self._admission()
-        recorders = (self._leave, *runtime.recorders)
-        self.app: ASGIApp = ExchangeMiddleware(
-            Dispatcher(self.table),
-            gates=(self._enter, admission),
-            recorders=recorders,
-            request_id_header=config.server.request_id_header,
-        )
-        self.express = Express(
-            self.app,
-            admission=admission,
-            table=self.table,
-            enter=self._count,
-            leave=self._leave,
-            recorders=runtime.recorders,
-        )
-
-    def _enter(self, scope: Scope, exchange: Exchange) -> None:
-        if BEGUN_KEY not in scope:
-            self._count()
-
-    def _count(self) -> None:
-        self.in_flight += 1
-        self._runtime.in_flight.count += 1
-
-    def _leave(self, exchange: Exchange) -> None:
-        self.in_flight -= 1
-        self._runtime.in_flight.count -= 1
-        if self.on_idle is not None and not self.in_flight:
-            self.on_idle()
-
-    def _admission(self) -> Admission:
-        server, limits = self.config.server, self.config.server.limits
-        subject = server.tls.subject_header if server.tls is not None else ""
-        return Admission(
-            pseudonym=server.via or self._runtime.pseudonym,
-            trusted=Networks(server.trusted_proxies),
-            client_ip_from=server.client_ip_from,
-            request_id_header=server.request_id_header,
-            subject_header=subject,
-            max_headers=limits.max_headers,
-            max_header_bytes=limits.max_header_bytes,
-            max_target_bytes=limits.max_target_bytes,
-        )
-
-    async def start(self) -> None:
-        """Start the upstreams that no earlier generation runs. Raises ConfigError when one cannot be."""
-        for upstream in self._fresh:
-            try:
-                await upstream.start()
-            except (OSError, ValueError, RuntimeError, GatewayError) as error:
-                message = f"cannot be started: {error}"
-                raise ConfigError([_problem(f"upstreams.{upstream.settings.name}", message)]) from error
-        self._runtime.upstreams = self.upstreams
-        self._runtime.forget_routes_but(self.routes)
-
-    async def abandon(self) -> None:
-        """Close what this generation alone has, after a start that failed."""
-        for upstream in self._fresh:
-            await upstream.aclose()
-
-    async def aclose(self, successor: Generation | None) -> None:
-        """Close what ``successor`` does not go on using."""
-        kept_routes = set() if successor is None else {id(route) for route in successor.routes.values()}
-        for route in self.routes.values():
-            if id(route) not in kept_routes:
-                for mirror in route.mirrors:
-                    await mirror.aclose()
-        kept = set() if successor is None else {id(upstream) for upstream in successor.upstreams.values()}
-        for upstream in self.upstreams.values():
-            if id(upstream) not in kept:
-                await upstream.aclose()
+    Each exchange is told to ``enter`` and ``leave``; one on the short way to ``count`` and ``leave``.
+    """
+    server, limits = config.server, config.server.limits
+    admission = Admission(
+        pseudonym=server.via or runtime.pseudonym,
+        trusted=Networks(server.trusted_proxies),
+        client_ip_from=server.client_ip_from,
+        request_id_header=server.request_id_header,
+        subject_header=server.tls.subject_header if server.tls is not None else "",
+        max_headers=limits.max_headers,
+        max_header_bytes=limits.max_header_bytes,
+        max_target_bytes=limits.max_target_bytes,
+    )
+    app = ExchangeMiddleware(
+        Dispatcher(table),
+        gates=(enter, admission),
+        recorders=(leave, *runtime.recorders),
+        request_id_header=server.request_id_header,
+    )
+    express = Express(app, admission=admission, table=table, enter=count, leave=leave, recorders=runtime.recorders)
+    return app, express
 
 
 class Route:
@@ -214,27 +156,21 @@ class Dispatcher:
         return route.app(scope, receive, send)
 
 
-class _Compiler:
-    """Turns routes into stacks; a route that did not change, on upstreams that did not, keeps the one it has."""
+class Compiler:
+    """Turns routes into stacks; a route that did not change, on upstreams that did not, is the one in ``earlier``."""
 
     def __init__(
-        self, config: Config, runtime: Runtime, upstreams: dict[str, Upstream], previous: Generation | None
+        self, config: Config, runtime: Runtime, upstreams: Mapping[str, Upstream], earlier: Mapping[str, Route]
     ) -> None:
         self._config = config
         self._runtime = runtime
         self._upstreams = upstreams
-        # What the stacks take from [server] and [cache] is the same for all of them.
+        self._earlier = earlier
         self._has_cache = _has_cache(config)
-        is_same = previous is not None and (
-            previous.config.server,
-            previous.config.cache,
-            _has_cache(previous.config),
-        ) == (config.server, config.cache, self._has_cache)
-        self._previous = previous.routes if previous is not None and is_same else {}
 
     def route(self, config: RouteConfig) -> Route:
         upstreams = tuple(self._upstreams[name] for name in upstream_names(config))
-        old = self._previous.get(config.name)
+        old = self._earlier.get(config.name)
         if old is not None and old.config == config and old.upstreams == upstreams:
             return old
         route = Route(config)
@@ -324,7 +260,7 @@ class _Compiler:
         try:
             who = authenticator(auth, fetch=self._runtime.fetch)
         except ValueError as error:
-            raise ConfigError([_problem(f"routes.{name}.auth", str(error))]) from error
+            raise ConfigError.at(f"routes.{name}.auth", str(error)) from error
         return AuthMiddleware(app, authenticator=who, forward_credentials=auth.forward_credentials)
 
     def _rate_limit(self, app: ASGIApp, name: str, limit: RateLimitConfig) -> ASGIApp:
@@ -477,6 +413,11 @@ def _guarded_lane(lane: Lane | None, app: ASGIApp) -> Lane | None:
     return GuardedLane(lane, access=access, overload=overload)
 
 
+def may_keep_routes(old: Config, new: Config) -> bool:
+    """Whether stacks take the same from ``[server]`` and ``[cache]`` in both configurations."""
+    return (old.server, old.cache, _has_cache(old)) == (new.server, new.cache, _has_cache(new))
+
+
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
     raise NotImplementedError
 
@@ -501,31 +442,5 @@ def _with_middleware(app: ASGIApp, route: str, name: str, arguments: dict[str, A
     except Exception as error:
         # Whatever the user's own code raises: a running gateway must not be hurt by it.
         message = f"the middleware {name!r} cannot be made: {type(error).__name__}: {error}"
-        raise ConfigError([_problem(f"routes.{route}.middleware", message)]) from error
+        raise ConfigError.at(f"routes.{route}.middleware", message) from error
     return made
-
-
-def _upstreams(config: Config, runtime: Runtime, previous: Generation | None) -> dict[str, Upstream]:
-    """Each upstream: the running one where nothing changed, its successor where something did."""
-    upstreams = {}
-    for name, table in config.upstreams.items():
-        budgets = [route.retry.budget for route in config.routes if name in upstream_names(route) and route.retry]
-        settings = upstream_settings(name, table, retry_budget=max(budgets, default=0.2), sticky_key=runtime.secret)
-        old = previous.upstreams.get(name) if previous is not None else None
-        try:
-            if old is None:
-                upstreams[name] = runtime.make_upstream(settings)
-            else:
-                upstreams[name] = old if old.settings == settings else old.successor(settings)
-        except (OSError, ValueError) as error:
-            # An application that cannot be imported, a certificate that cannot be read.
-            raise ConfigError([_problem(f"upstreams.{name}", str(error))]) from error
-    return upstreams
-
-
-def _is_kept(previous: Generation | None, name: str, upstream: Upstream) -> bool:
-    return previous is not None and previous.upstreams.get(name) is upstream
-
-
-def _problem(key: str, message: str) -> Problem:
-    return Problem(None, None, None, key, message)

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.document import Config
 from gateway.config.load import load_config
+from gateway.generation import Generation
 from gateway.live import Live
-from gateway.pipeline import Generation
 from tests.support.gateway import until
 from tests.support.messages import Sent, body_of, http_scope
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.config.load import load_config
 from gateway.config.problems import ConfigError
-from gateway.pipeline import Generation
+from gateway.generation import Generation
 from gateway.runtime import Runtime
 from tests.support.messages import call, http_scope
 

@@ -43,6 +43,11 @@ class ConfigError(ValueError):
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
+    @classmethod
+    def at(cls, key: str, message: str) -> ConfigError:
+        """What is found only when objects are made of a configuration: where it stood in the file is forgotten."""
+        return cls([Problem(None, None, None, key, message)])
+
 
 class Report:
     """Collects problems by key path, at most one of a kind for each path."""

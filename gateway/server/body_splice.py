@@ -10,16 +10,18 @@ from gateway.server.limits import NEVER
 from gateway.server.splice import CAN_SPLICE, MAX_AT_A_TIME, MIN_BYTES, Splice
 
 if TYPE_CHECKING:
+    from gateway.server.body_intake import BodyIntake
     from gateway.server.protocol import GatewayProtocol
 
 
 class BodySplice:
     """The rest of one body on its way; keeps the accounts that would be kept of its pieces.
 
-    ``connection`` hears when it has ended.
+    ``owner`` hears when it has ended.
     """
 
-    def __init__(self, connection: GatewayProtocol, cycle: Cycle, body: IncomingBody) -> None:
+    def __init__(self, owner: BodyIntake, connection: GatewayProtocol, cycle: Cycle, body: IncomingBody) -> None:
+        self._owner = owner
         self._connection = connection
         self._cycle = cycle
         self._body = body
@@ -77,11 +79,11 @@ class BodySplice:
 
     def on_spliced(self) -> None:
         self.stop()
-        self._connection.body_spliced()
+        self._owner.on_spliced()
 
     def on_splice_broken(self) -> None:
         self.stop()
-        self._connection.splice_broken()
+        self._owner.on_splice_broken()
 
     def _expect_more(self) -> None:
         connection = self._connection

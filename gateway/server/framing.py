@@ -18,6 +18,8 @@ from gateway.http.fields import Fields
 
 HEAD_END = b"\r\n\r\n"
 
+_EMPTY_LINES = re.compile(rb"(?:\r\n)*")
+
 MAX_EXTENSION_BYTES = 4 * 1024
 """Of the extensions of one chunk."""
 MAX_EXTENSIONS_BYTES = 64 * 1024
@@ -44,6 +46,17 @@ _MAX_KNOWN_LINE_BYTES = 256
 # Whoever reads this process's memory shall not find them long after the request.
 _SECRET = frozenset([b"authorization", b"cookie", b"proxy-authorization"])
 _SPECIAL = frozenset([b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade"])
+
+
+def without_empty_lines(data: bytes) -> bytes:
+    """What follows the empty lines before a request line, which are ignored, RFC 9112 section 2.2.
+
+    Half of one is kept. Raises BadRequest for a bare CR.
+    """
+    rest = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]  # it matches no line as well
+    if rest[:1] == b"\r" and len(rest) > 1:
+        raise BadRequest("a bare CR before the request line")
+    return rest
 
 
 class _Doubtful(Exception):

@@ -16,6 +16,10 @@ from gateway.server.refusal import Refusal
 
 NEVER = float("inf")
 
+HIGH_WATER_BYTES = 256 * 1024
+"""Of a request body, or of pipelined requests, that are kept while the application is busy with something else; and of
+an answer that waits in the transport. Event loops read and write pieces of nearly that size."""
+
 
 @dataclass(frozen=True)
 class Limits:

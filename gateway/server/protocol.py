@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 import struct
 import uuid
@@ -26,20 +25,16 @@ from gateway.express.proxied import ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
 from gateway.http.fields import Fields
-from gateway.server.body_splice import BodySplice
+from gateway.server.body_intake import BodyIntake
 from gateway.server.cycle import Cycle
 from gateway.server.express_cycle import ExpressCycle, write_whole
-from gateway.server.framing import HEAD_END, HeadReader
-from gateway.server.incoming_body import IncomingBody
-from gateway.server.limits import NEVER, Connections, SendWatch
+from gateway.server.framing import HEAD_END, HeadReader, without_empty_lines
+from gateway.server.limits import HIGH_WATER_BYTES, NEVER, Connections, SendWatch
 from gateway.server.refusal import Refusal, refusal_answer
 from gateway.server.scope import connection_scope, request_scope
 from gateway.server.tls_facts import tls_facts
 from gateway.server.websocket import GatewayWebSocket
 
-# Of a request body, or of pipelined requests, that are kept while the application is busy with something else; and of
-# an answer that waits in the transport. Event loops read and write pieces of nearly that size.
-HIGH_WATER_BYTES = 256 * 1024
 LINGER_BYTES = 1024 * 1024
 LINGER_S = 2.0
 DRAIN_GRACE_S = 1.0
@@ -50,7 +45,6 @@ _MAX_TURNED_AWAY = 256
 _MAX_AT_ONCE = 64
 
 _CR = 0x0D
-_EMPTY_LINES = re.compile(rb"(?:\r\n)*")
 
 # What the connection waits for.
 _FIRST_BYTE, _HEAD, _EXCHANGE, _IDLE, _LINGER, _CLOSED = range(6)
@@ -65,24 +59,23 @@ class GatewayProtocol(asyncio.Protocol):
         "_admitted_fields",
         "_answered_at_once",
         "_app_state",
-        "_body",
         "_buffer",
         "_config",
         "_cycle",
         "_discarded",
         "_paused_at",
         "_phase",
-        "_read_paused",
-        "_reader",
         "_scope",
         "_send_watch",
         "_server_state",
         "_since",
-        "_splice",
         "_tls",
         "_transport",
+        "body",
         "connections",
         "deadline",
+        "head",
+        "is_read_paused",
         "is_sending",
         "loop",
         "write_paused",
@@ -105,7 +98,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._config = config
         self._server_state = server_state
         self._app_state = app_state
-        self._reader = HeadReader(
+        self.head = HeadReader(
             max_header_bytes=limits.max_header_bytes,
             max_headers=limits.max_headers,
             max_target_bytes=limits.max_target_bytes,
@@ -130,12 +123,10 @@ class GatewayProtocol(asyncio.Protocol):
         self._admitted_by: Express | None = None
         self._admitted_fields: Fields | None = None
         self._answered_at_once = 0
-        self._body: IncomingBody | None = None
+        self.body: BodyIntake | None = None
         """The request body while it is incomplete."""
-        self._read_paused = False
+        self.is_read_paused = False
         self._paused_at = 0.0
-        self._splice: BodySplice | None = None
-        """What moves the body while nothing is read."""
         self._discarded = 0
 
     @property
@@ -163,7 +154,7 @@ class GatewayProtocol(asyncio.Protocol):
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_splice()
+        self._drop_body()
         self._phase = _CLOSED
         self.deadline = NEVER
         self.is_sending = False
@@ -182,7 +173,7 @@ class GatewayProtocol(asyncio.Protocol):
     def eof_received(self) -> bool:
         # One that has left and one that only ends its side look alike, and upstreams must not work for the first. It
         # is as one that left that the client is recorded; should it still listen, it hears what became of its body.
-        if self._body is not None and self._cycle is not None and not self._cycle.response_started:
+        if self.body is not None and self._cycle is not None and not self._cycle.response_started:
             self._transport.write(self._answer_to(BadRequest("the request body broke off"), ""))
             self._cycle.disconnect()
         return False
@@ -239,29 +230,29 @@ class GatewayProtocol(asyncio.Protocol):
                 end = buffer.find(HEAD_END, searched)
         if not buffer:
             if data[0] == _CR:
-                # Empty lines before a request line are ignored, RFC 9112 section 2.2.
-                data = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]  # it matches no line as well
-                if not data:
+                try:
+                    data = without_empty_lines(data)
+                except BadRequest as error:
+                    self.refuse(error)
                     return b""
-                if data[0] == _CR and len(data) > 1:
-                    self.refuse(BadRequest("a bare CR before the request line"))
+                if not data:
                     return b""
             buffer = data
             end = data.find(HEAD_END)
         try:
             if end < 0:
                 self._begin_head(buffer)
-                self._reader.check_partial(buffer)
+                self.head.check_partial(buffer)
                 return b""
             end += 4
             size = len(buffer)
             self._buffer = b""
-            self._reader.read(bytes(buffer[:end]) if end < size or buffer is not data else data)
+            self.head.read(bytes(buffer[:end]) if end < size or buffer is not data else data)
         except ClientError as error:
             self.refuse(error)
             return b""
         rest = bytes(buffer[end:]) if end < size else b""
-        if self._reader.is_plain and self._begin_express(rest):
+        if self.head.is_plain and self._begin_express(rest):
             if self._phase == _IDLE:
                 self._buffer = b""
                 return rest
@@ -281,7 +272,7 @@ class GatewayProtocol(asyncio.Protocol):
 
     def _begin_exchange(self, rest: bytes) -> None:
         """Start the application on a request whose head is read; ``rest`` is what came with it."""
-        reader = self._reader
+        reader = self.head
         has_body = reader.chunked or bool(reader.length)
         if (
             reader.upgrade == b"websocket"
@@ -305,11 +296,11 @@ class GatewayProtocol(asyncio.Protocol):
         scope = self._request_scope(cycle)
         if has_body:
             scope["extensions"]["gateway.body"] = cycle
-            self._begin_body(cycle)
-            if rest and self._body is not None:
+            self.body = body = BodyIntake(self, cycle)
+            if rest:
                 # What is malformed already never reaches the application.
                 try:
-                    rest = self._read_body(cycle, self._body, rest)
+                    rest = body.feed(rest)
                 except BadRequest as error:
                     self.refuse(error)
                     return
@@ -318,17 +309,48 @@ class GatewayProtocol(asyncio.Protocol):
 
     def _request_scope(self, cycle: Cycle) -> Scope:
         extensions: dict[str, Any] = {
-            "gateway.target": self._reader.target,
+            "gateway.target": self.head.target,
             "gateway.abort": cycle.abort,
             "gateway.informational": cycle.inform,
         }
         if self._tls is not None:
             extensions["tls"] = self._tls
-        return request_scope(self._scope, self._reader, self._app_state.copy(), extensions)
+        return request_scope(self._scope, self.head, self._app_state.copy(), extensions)
 
     def _run(self, cycle: Cycle, app: ASGIApp, scope: Scope) -> None:
         cycle.task = task = self.loop.create_task(cycle.run(app, scope))
         self._server_state.tasks.add(task)
+
+    def _continue_exchange(self, data: bytes) -> None:
+        """Bytes that come during an exchange: its body, then pipelined requests."""
+        cycle = self._cycle
+        assert cycle is not None
+        if self.body is not None:
+            try:
+                data = self.body.feed(data)
+            except BadRequest as error:
+                self._fail_body(error)
+                return
+        if data:
+            # Requests are answered in order, RFC 9112 section 9.3.2: the next one is read when this one is done.
+            if not isinstance(self._buffer, bytearray):
+                self._buffer = bytearray(self._buffer)
+            self._buffer += data
+            if len(self._buffer) > HIGH_WATER_BYTES:
+                self.pause_reading()
+
+    def _become_websocket(self, rest: bytes) -> None:
+        if self.connections.draining:
+            self.refuse(Overloaded("the server is being stopped"))
+            return
+        self._phase = _CLOSED
+        self.deadline = NEVER
+        self.connections.discard(self)
+        self._server_state.connections.discard(self)
+        socket_protocol = GatewayWebSocket(self._config, self._server_state, self._app_state, registry=self.connections)
+        socket_protocol.begin(
+            self._transport, target=self.head.target, fields=self.head.fields, rest=rest, tls=self._tls
+        )
 
     # The short way.
 
@@ -337,7 +359,7 @@ class GatewayProtocol(asyncio.Protocol):
         express = self.connections.express()
         if express is None:
             return False
-        reader = self._reader
+        reader = self.head
         if self._admitted_by is not express or self._admitted_fields is not reader.fields:
             extensions = {"gateway.target": reader.target, "tls": self._tls}
             self._admitted = express.admit({**self._scope, "headers": reader.fields, "extensions": extensions})
@@ -353,7 +375,7 @@ class GatewayProtocol(asyncio.Protocol):
         if self.write_paused is not None or self._answered_at_once >= _MAX_AT_ONCE:
             return False
         self._answered_at_once += 1
-        keep_alive = self._reader.keep_alive and not self.connections.draining
+        keep_alive = self.head.keep_alive and not self.connections.draining
         lines = head.lines
         if id_name:
             lines = b"%b%b: %b\r\n" % (lines, id_name, request_id.encode("ascii"))
@@ -362,7 +384,7 @@ class GatewayProtocol(asyncio.Protocol):
         return True
 
     def begin_express(self, express: Express, lane: ProxiedLane, exchange: Exchange) -> ExpressCycle:
-        keep_alive = self._reader.keep_alive and not self.connections.draining
+        keep_alive = self.head.keep_alive and not self.connections.draining
         self._cycle = cycle = ExpressCycle(express, lane, exchange, self, self._transport, keep_alive)
         return cycle
 
@@ -373,101 +395,7 @@ class GatewayProtocol(asyncio.Protocol):
         scope[BEGUN_KEY] = begun
         self._run(cycle, app, scope)
 
-    def _become_websocket(self, rest: bytes) -> None:
-        if self.connections.draining:
-            self.refuse(Overloaded("the server is being stopped"))
-            return
-        self._phase = _CLOSED
-        self.deadline = NEVER
-        self.connections.discard(self)
-        self._server_state.connections.discard(self)
-        socket_protocol = GatewayWebSocket(self._config, self._server_state, self._app_state, registry=self.connections)
-        socket_protocol.begin(
-            self._transport, target=self._reader.target, fields=self._reader.fields, rest=rest, tls=self._tls
-        )
-
-    def _continue_exchange(self, data: bytes) -> None:
-        """Bytes that come during an exchange: its body, then pipelined requests."""
-        cycle = self._cycle
-        assert cycle is not None
-        if self._body is not None:
-            assert isinstance(cycle, Cycle)
-            try:
-                data = self._read_body(cycle, self._body, data)
-            except BadRequest as error:
-                self._fail_body(error)
-                return
-        if data:
-            # Requests are answered in order, RFC 9112 section 9.3.2: the next one is read when this one is done.
-            if not isinstance(self._buffer, bytearray):
-                self._buffer = bytearray(self._buffer)
-            self._buffer += data
-            if len(self._buffer) > HIGH_WATER_BYTES:
-                self._pause_reading()
-
-    # The request body.
-
-    def _begin_body(self, cycle: Cycle) -> None:
-        now = self.connections.clock()
-        self._body = body = IncomingBody(self._reader, self.connections.limits, now)
-        if not cycle.must_continue:
-            # One that waits for 100 (Continue) owes nothing yet.
-            self.deadline = body.deadline(now)
-
-    def _read_body(self, cycle: Cycle, body: IncomingBody, data: bytes) -> bytes:
-        """Hand the body in ``data`` to the exchange; what follows its end. Raises BadRequest for bad chunks."""
-        cycle.must_continue = False
-        piece, rest = body.feed(data)
-        if piece:
-            cycle.add_body(piece)
-        if body.complete:
-            self._body = None
-            self.deadline = NEVER
-            cycle.end_body()
-        else:
-            self.deadline = body.deadline(self.connections.clock())
-        if cycle.queued_bytes > HIGH_WATER_BYTES or cycle.is_flow_paused:
-            self._pause_reading()
-        elif BodySplice.is_worth_it(self, cycle, body):
-            # What has just been written leaves when the event loop turns.
-            self._pause_reading()
-            self.loop.call_soon(self._begin_splice, cycle, body)
-        return rest
-
-    def _begin_splice(self, cycle: Cycle, body: IncomingBody) -> None:
-        """Have the rest of a body moved by the kernel, if everything before it has left."""
-        if cycle is not self._cycle or body is not self._body or not self._read_paused or self._splice is not None:
-            return
-        self.connections.hang_ups.discard(self)
-        self._splice = splice = BodySplice(self, cycle, body)
-        if not splice.start():
-            self._splice = None
-            self.body_taken(cycle)
-
-    def body_spliced(self) -> None:
-        """The last byte of the body has been moved."""
-        cycle = self._cycle
-        assert isinstance(cycle, Cycle)
-        self._splice = self._body = None
-        self.deadline = NEVER
-        self._resume_reading()
-        cycle.end_body()
-
-    def splice_broken(self) -> None:
-        """One of the two sockets has ended: its transport finds out how."""
-        self._splice = None
-        self._resume_reading()
-
-    def flow_stopped(self, cycle: Cycle) -> None:
-        """Nobody wants the body to flow any more."""
-        if self._splice is not None:
-            self._stop_splice()
-            self.body_taken(cycle)
-
-    def _stop_splice(self) -> None:
-        if self._splice is not None:
-            self._splice.stop()
-            self._splice = None
+    # What is read, and when.
 
     def _fail_body(self, error: GatewayError) -> None:
         """End the request body with ``error``: the application answers, for it keeps the record of the request."""
@@ -476,29 +404,33 @@ class GatewayProtocol(asyncio.Protocol):
         if cycle.response_started:
             self.refuse(error)
             return
-        self._stop_splice()
-        self._body = None
+        self._drop_body()
         self.deadline = NEVER
         cycle.keep_alive = False
         cycle.fail_body(error)
 
-    def _pause_reading(self) -> None:
-        if not self._read_paused and self._phase != _CLOSED:
-            self._read_paused = True
+    def _drop_body(self) -> None:
+        """Nothing more of a body is waited for."""
+        if self.body is not None:
+            self.body.stop()
+            self.body = None
+
+    def pause_reading(self) -> None:
+        if not self.is_read_paused and self._phase != _CLOSED:
+            self.is_read_paused = True
             self.connections.hang_ups.add(self, self._transport)
             self._paused_at = self.connections.clock()
             # The silence is the application's from here on.
             self.deadline = NEVER
             self._transport.pause_reading()
 
-    def _resume_reading(self) -> None:
-        if self._read_paused and self._splice is None:
-            self._read_paused = False
+    def resume_reading(self) -> None:
+        body = self.body
+        if self.is_read_paused and (body is None or not body.is_moved):
+            self.is_read_paused = False
             self.connections.hang_ups.discard(self)
-            if self._body is not None:
-                now = self.connections.clock()
-                self._body.forgive(now - self._paused_at)
-                self.deadline = self._body.deadline(now)
+            if body is not None:
+                body.resume(self._paused_at)
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -507,16 +439,20 @@ class GatewayProtocol(asyncio.Protocol):
     def ask_for_body(self) -> None:
         """Tell a client that waits for it to send its body, RFC 9110 section 10.1.1."""
         self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if self._body is not None:
-            now = self.connections.clock()
-            self._body.restart(now)
-            self.deadline = self._body.deadline(now)
+        if self.body is not None:
+            self.body.expect_again()
 
     def body_taken(self, cycle: Cycle) -> None:
         """The application took a piece of the request body."""
         is_behind = cycle.queued_bytes >= HIGH_WATER_BYTES or cycle.is_flow_paused
-        if self._read_paused and cycle is self._cycle and not is_behind:
-            self._resume_reading()
+        if self.is_read_paused and cycle is self._cycle and not is_behind:
+            self.resume_reading()
+
+    def flow_stopped(self, cycle: Cycle) -> None:
+        """Nobody wants the body to flow any more."""
+        if self.body is not None and self.body.is_moved:
+            self.body.stop()
+            self.body_taken(cycle)
 
     def response_done(self, cycle: Cycle | ExpressCycle) -> None:
         """The last byte of the answer is written: on to the next request, or close."""
@@ -529,8 +465,9 @@ class GatewayProtocol(asyncio.Protocol):
     def _end_exchange(self, keep_alive: bool, is_read: bool) -> None:
         """Be ready for the next request, or close; ``is_read`` says whether the last byte of this one has come."""
         self._server_state.total_requests += 1
-        self._stop_splice()
-        self._cycle = self._body = None
+        self._cycle = None
+        if self.body is not None:
+            self._drop_body()
         if self._transport.is_closing():
             return
         if not keep_alive:
@@ -545,8 +482,8 @@ class GatewayProtocol(asyncio.Protocol):
             DRAIN_GRACE_S if connections.draining else connections.limits.keep_alive_s
         )
         self.is_sending = True
-        if self._read_paused:
-            self._resume_reading()
+        if self.is_read_paused:
+            self.resume_reading()
 
     def forget_task(self, task: asyncio.Task[None] | None) -> None:
         """The application has returned."""
@@ -557,7 +494,7 @@ class GatewayProtocol(asyncio.Protocol):
         """Close without another byte. ``reset``: not even a clean end of the connection, which would end a body."""
         if self._phase == _CLOSED:
             return
-        self._stop_splice()
+        self._drop_body()
         if not reset:
             self._close()
             return
@@ -575,15 +512,15 @@ class GatewayProtocol(asyncio.Protocol):
         """Answer ``error`` in the place of the application and close; cut when the application's answer has begun."""
         if self._transport.is_closing():
             return
-        self._stop_splice()
+        self._drop_body()
         cycle, self._cycle = self._cycle, None
-        self._body = None
         can_answer = cycle is None or not cycle.response_started
         if cycle is not None:
             cycle.disconnect()
         request_id = uuid.uuid4().hex
         if self.connections.on_refused is not None:
-            self.connections.on_refused(self._refusal(error, request_id, can_answer))
+            client = self._scope["client"]
+            self.connections.on_refused(Refusal.of(self.head, error, client, request_id, answered=can_answer))
         if not can_answer:
             self.cut(reset=True)
             return
@@ -591,25 +528,13 @@ class GatewayProtocol(asyncio.Protocol):
         self._linger()
 
     def _answer_to(self, error: GatewayError, request_id: str) -> bytes:
-        is_head = self._reader.method == b"HEAD"
         connections = self.connections
         return refusal_answer(
             error,
             request_id,
             request_id_field=connections.request_id_field,
-            is_head=is_head,
+            is_head=self.head.method == b"HEAD",
             date_line=connections.date_line,
-        )
-
-    def _refusal(self, error: GatewayError, request_id: str, answered: bool) -> Refusal:
-        client: tuple[str, int] | None = self._scope["client"]
-        return Refusal(
-            error=error,
-            client=client[0] if client is not None else "unix",
-            method=self._reader.method.decode("latin-1"),
-            target=self._reader.target.decode("latin-1"),
-            request_id=request_id,
-            answered=answered,
         )
 
     # Endings.
@@ -626,7 +551,7 @@ class GatewayProtocol(asyncio.Protocol):
         self.is_sending = True
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._resume_reading()
+        self.resume_reading()
 
     def _close(self) -> None:
         """Close once everything written has left; the client has ``send_timeout_s`` for each byte of it."""

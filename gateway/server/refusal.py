@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gateway.errors import GatewayError
 from gateway.http.problem import problem_response
+from gateway.server.framing import HeadReader
 from gateway.server.response_head import response_head
 
 
@@ -22,6 +23,20 @@ class Refusal:
     request_id: str
     answered: bool
     """False when the connection was cut because an answer had begun already."""
+
+    @classmethod
+    def of(
+        cls, head: HeadReader, error: GatewayError, client: tuple[str, int] | None, request_id: str, *, answered: bool
+    ) -> Refusal:
+        """The refusal of the request of which ``head`` has read as much as has come."""
+        return cls(
+            error=error,
+            client=client[0] if client is not None else "unix",
+            method=head.method.decode("latin-1"),
+            target=head.target.decode("latin-1"),
+            request_id=request_id,
+            answered=answered,
+        )
 
 
 def refusal_answer(

@@ -1,4 +1,4 @@
-"""An upstream: who gets the next request, and who waits.
+"""An upstream: who gets the next request.
 
 The endpoints that can take a request stand ready in a tuple, made anew when health, ejection, drain, membership or
 fullness changes and not for each request. During a reload two upstreams share endpoints: what happens to one of them
@@ -7,7 +7,6 @@ is told to both.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import random
@@ -15,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 
-from gateway.errors import ConnectFailed, GatewayError, NoEndpoint, QueueFull, UpstreamTimeout
+from gateway.errors import ConnectFailed, GatewayError, NoEndpoint, QueueFull
 from gateway.exchange import Scope
 from gateway.ticker import Ticker
 from gateway.upstream.balancing import make_balancer
@@ -27,6 +26,7 @@ from gateway.upstream.resolve import Lookup, Members, TransportFactory, lookup_h
 from gateway.upstream.settings import EndpointSettings, UpstreamSettings
 from gateway.upstream.slow_start import SlowStart
 from gateway.upstream.sticky import StickyCookie
+from gateway.upstream.waiting import WaitingLine
 
 __all__ = ["TransportFactory", "Upstream"]
 
@@ -89,8 +89,7 @@ class Upstream:
         self._by_cookie: dict[bytes, Endpoint] = {}
         self._is_unsettled = False
         """Whether time alone will change something."""
-        self._waiters: dict[_Waiter, None] = {}
-        self._is_serving = False
+        self._waiting = WaitingLine(settings.name, self.release)
         self._remove_sweep: Callable[[], None] | None = None
         self._is_running = False
         self._is_closed = False
@@ -142,20 +141,11 @@ class Upstream:
         if endpoint is not None:
             return endpoint
         settings = self.settings
-        if self._is_closed or len(self._waiters) >= settings.max_pending or settings.queue_timeout_s <= 0:
-            raise QueueFull(f"upstream {settings.name}: all endpoints are full, {len(self._waiters)} requests wait")
-        waiter = _Waiter(scope, tried, self._clock(), timeout_s, settings.queue_timeout_s)
-        self._waiters[waiter] = None
-        try:
-            return await waiter.future
-        except BaseException:
-            # A place may have been given in the very moment in which the request was cancelled.
-            given = waiter.given()
-            if given is not None:
-                self.release(given)
-            raise
-        finally:
-            self._waiters.pop(waiter, None)
+        if self._is_closed or len(self._waiting) >= settings.max_pending or settings.queue_timeout_s <= 0:
+            raise QueueFull(f"upstream {settings.name}: all endpoints are full, {len(self._waiting)} requests wait")
+        return await self._waiting.wait(
+            scope, tried, now=self._clock(), timeout_s=timeout_s, queue_timeout_s=settings.queue_timeout_s
+        )
 
     def release(self, endpoint: Endpoint) -> None:
         """The request has ended; its place goes to whoever has waited longest."""
@@ -210,7 +200,7 @@ class Upstream:
     @property
     def pending(self) -> int:
         """Requests that wait for a connection."""
-        return len(self._waiters)
+        return len(self._waiting)
 
     @property
     def decision(self) -> str:
@@ -253,8 +243,7 @@ class Upstream:
         self._is_running = False
         if self._remove_sweep is not None:
             self._remove_sweep()
-        for waiter in list(self._waiters):
-            waiter.fail(NoEndpoint(f"upstream {self.settings.name} is closing"))
+        self._waiting.close(NoEndpoint(f"upstream {self.settings.name} is closing"))
         if self._checker is not None:
             await self._checker.aclose()
         await self._members.aclose()
@@ -279,8 +268,7 @@ class Upstream:
 
     def sweep(self, now: float) -> None:
         """What time brings; called on every tick."""
-        for waiter in list(self._waiters):
-            waiter.expire(now, self.settings.name)
+        self._waiting.expire(now)
         if self._is_unsettled:
             self._advance(now)
         if not self._is_superseded:
@@ -332,21 +320,12 @@ class Upstream:
             for endpoint in members:
                 endpoint.cookie_id = endpoint.cookie_id or self._sticky.id_of(endpoint)
             self._by_cookie = {endpoint.cookie_id: endpoint for endpoint in members}
-        if self._waiters and not self._is_serving:
-            self._serve_waiters()
+        if self._waiting:
+            self._waiting.serve(self.try_acquire)
 
     def on_room(self, endpoint: Endpoint) -> bool:
         """Give the place that became free to the first that waits and wants it."""
-        if endpoint not in self._open or endpoint.ejection.half_open:
-            return False
-        for waiter in self._waiters:
-            if not waiter.future.done() and endpoint not in waiter.tried:
-                endpoint.in_flight += 1
-                endpoint.requests += 1
-                del self._waiters[waiter]
-                waiter.future.set_result(endpoint)
-                return True
-        return False
+        return endpoint in self._open and not endpoint.ejection.half_open and self._waiting.give(endpoint)
 
     def on_failure(self, endpoint: Endpoint) -> None:
         """Eject an endpoint that fails too often, if it can be spared."""
@@ -431,23 +410,6 @@ class Upstream:
             return ConnectFailed(reason)
         return NoEndpoint(reason, retry_after_s=self._retry_after_s())
 
-    def _serve_waiters(self) -> None:
-        self._is_serving = True
-        try:
-            for waiter in list(self._waiters):
-                if waiter.future.done():
-                    continue
-                try:
-                    endpoint = self.try_acquire(waiter.scope, waiter.tried)
-                except (NoEndpoint, ConnectFailed) as error:
-                    waiter.fail(error)
-                    continue
-                if endpoint is not None:
-                    del self._waiters[waiter]
-                    waiter.future.set_result(endpoint)
-        finally:
-            self._is_serving = False
-
     def _retry_after_s(self) -> int:
         """Seconds to the first return that can be foreseen."""
         now = self._clock()
@@ -463,40 +425,6 @@ class Upstream:
         while later is not None and not later._is_running:
             later = later._successor
         return later is not None
-
-
-class _Waiter:
-    """A request that waits for room; times in seconds."""
-
-    __slots__ = ("_deadline", "_is_queue_timeout", "future", "scope", "tried")
-
-    def __init__(
-        self, scope: Scope, tried: Collection[Endpoint], now: float, timeout_s: float, queue_timeout_s: float
-    ) -> None:
-        self.scope = scope
-        self.tried = tried
-        self.future: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
-        self._is_queue_timeout = queue_timeout_s <= timeout_s
-        self._deadline = now + min(timeout_s, queue_timeout_s)
-
-    def expire(self, now: float, upstream: str) -> None:
-        """Give up when the deadline has passed."""
-        if now < self._deadline:
-            return
-        reason = f"upstream {upstream}: all endpoints stayed full"
-        self.fail(QueueFull(reason) if self._is_queue_timeout else UpstreamTimeout(reason, request_sent=False))
-
-    def fail(self, error: GatewayError) -> None:
-        """End the waiting with ``error``."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def given(self) -> Endpoint | None:
-        """The endpoint that was given, whether or not the request has taken notice."""
-        future = self.future
-        if future.done() and not future.cancelled() and future.exception() is None:
-            return future.result()
-        return None
 
 
 def _make_sticky(settings: UpstreamSettings, predecessor: Upstream | None) -> StickyCookie | None:

@@ -167,8 +167,9 @@ async def test_a_slow_upstream_holds_the_client_up() -> None:
         client.write(post(size))
         sending = asyncio.ensure_future(client.send(body))
         await is_moving(served)
-        splice = connection_of(served)._splice
-        assert splice is not None
+        intake = connection_of(served).body
+        assert intake is not None and intake._splice is not None
+        splice = intake._splice
         await until(lambda: splice._splice is not None and splice._splice._is_waiting_to_write)
         assert not sending.done()
         (await origin.connection()).start_reading()

@@ -118,8 +118,8 @@ async def test_while_the_upstream_takes_nothing_of_the_upload(server: str, how: 
             if where == "a piece waits":
                 return upstream._transport.get_write_buffer_size() > 0
             if where == "nothing more is read":
-                return connection._read_paused
-            moving = connection._splice
+                return connection.is_read_paused
+            moving = None if connection.body is None else connection.body._splice
             return moving is not None and moving._splice is not None and moving._splice._is_waiting_to_write
 
         sent = 0
@@ -127,7 +127,7 @@ async def test_while_the_upstream_takes_nothing_of_the_upload(server: str, how: 
             client.write(piece)
             sent += len(piece)
             # Each piece is read before the next: what waits in the client's own buffers would hold its end back.
-            await until(lambda total=sent: connection._body is not None and connection._body._bytes == total)  # type: ignore[misc]
+            await until(lambda total=sent: connection.body is not None and connection.body._body._bytes == total)  # type: ignore[misc]
         for _ in range(3):
             # The watch asks for a disconnect, and gets a piece of the body.
             served.gateway.runtime.ticker.tick()

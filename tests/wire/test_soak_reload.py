@@ -11,7 +11,7 @@ import pytest
 
 from gateway.config.load import load_config
 from gateway.config.problems import ConfigError
-from gateway.pipeline import Generation
+from gateway.generation import Generation
 from gateway.upstream.http1 import Http1Transport
 from tests.support.gateway import proxying, request, serving, until
 from tests.support.upstream import ScriptedConnection, ScriptedUpstream, chunked, response
