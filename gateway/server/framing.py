@@ -14,12 +14,15 @@ import re
 import httptools
 
 from gateway.errors import BadRequest, HeadersTooLarge, MethodNotImplemented, TargetTooLong
+from gateway.http.field_lines import FieldLines, MalformedLine
 from gateway.http.fields import Fields
 
 HEAD_END = b"\r\n\r\n"
 
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*")
 
+MAX_KNOWN_LINES = 2048
+"""Field lines of requests that are remembered."""
 MAX_EXTENSION_BYTES = 4 * 1024
 """Of the extensions of one chunk."""
 MAX_EXTENSIONS_BYTES = 64 * 1024
@@ -29,7 +32,6 @@ _MAX_METHOD_BYTES = 32
 _MAX_LENGTH = 2**63 - 1
 _MAX_LENGTH_DIGITS = 19
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_TOKEN_GROUP = rb"(" + _TOKEN + rb")"
 _METHOD = re.compile(_TOKEN)
 _CODINGS = re.compile(rb"(?:" + _TOKEN + rb"(?:[ \t]*;[^,]*)?[ \t]*,[ \t]*)*chunked", re.IGNORECASE)
 # Sizes beyond 16 digits overflow; white space around the size is read differently by different servers.
@@ -40,11 +42,6 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#@\\]+)([/?].*)?", re.IGNORECASE)
 _PLAIN_TARGET = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")
 # With a plain target they need no parser: what else a head means is in its fields.
 _PLAIN_METHODS = frozenset([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
-_FIELD_LINE = re.compile(_TOKEN_GROUP + rb":[ \t]*([\t\x20-\x7e\x80-\xff]*)")
-_MAX_KNOWN_LINES = 2048
-_MAX_KNOWN_LINE_BYTES = 256
-# Whoever reads this process's memory shall not find them long after the request.
-_SECRET = frozenset([b"authorization", b"cookie", b"proxy-authorization"])
 _SPECIAL = frozenset([b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade"])
 
 
@@ -57,28 +54,6 @@ def without_empty_lines(data: bytes) -> bytes:
     if rest[:1] == b"\r" and len(rest) > 1:
         raise BadRequest("a bare CR before the request line")
     return rest
-
-
-class _Doubtful(Exception):
-    """A line that is for the parser to judge."""
-
-
-class FieldLines(dict[bytes, tuple[bytes, bytes]]):
-    """Field lines of requests, and what they say: name in lower case and value. Bounded, and without secrets.
-
-    Raises _Doubtful for a line that is not plainly a field, RFC 9112 section 5.
-    """
-
-    def __missing__(self, line: bytes) -> tuple[bytes, bytes]:
-        match = _FIELD_LINE.fullmatch(line)
-        if match is None:
-            raise _Doubtful
-        field = match[1].lower(), match[2].rstrip(b" \t")
-        if len(line) <= _MAX_KNOWN_LINE_BYTES and field[0] not in _SECRET:
-            if len(self) >= _MAX_KNOWN_LINES:
-                self.clear()
-            self[line] = field
-        return field
 
 
 class HeadReader:
@@ -118,7 +93,7 @@ class HeadReader:
         max_target_bytes: int,
         known_lines: FieldLines | None = None,
     ) -> None:
-        self._known_lines = FieldLines() if known_lines is None else known_lines
+        self._known_lines = FieldLines(MAX_KNOWN_LINES) if known_lines is None else known_lines
         self._max_header_bytes = max_header_bytes
         self._max_headers = max_headers
         self._max_target_bytes = max_target_bytes
@@ -213,10 +188,10 @@ class HeadReader:
             or line_end + 4 >= len(head)
         ):
             return False
-        known = self._known_lines
         try:
-            self.fields = [known[line] for line in head[line_end + 2 : -4].split(b"\r\n")]
-        except _Doubtful:
+            self.fields = self._known_lines.read(head[line_end + 2 : -4].split(b"\r\n"))
+        except MalformedLine:
+            # The parser may know better; what it refuses is refused.
             return False
         self._special = [field for field in self.fields if field[0] in _SPECIAL]
         return True
