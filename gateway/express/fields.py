@@ -8,6 +8,7 @@ from typing import Protocol
 from gateway.exchange import SCOPE_KEY, Exchange, Message, ResponseRule, Scope
 from gateway.http.fields import Fields
 from gateway.http.hop_by_hop import inbound_fields, is_plain_connection
+from gateway.recent import Recent
 
 Field = tuple[bytes, bytes]
 
@@ -61,11 +62,18 @@ class PlainFields(dict[Field, Verdict]):
         self._answer_rules = answer_rules
         self._response_rules = response_rules
         self._compression = compression
-        # Rules look at names. Most answers have a field whose value nobody has seen, such as a validator.
+        # Rules look at names.
         self._by_name: dict[bytes, _Kind] = {}
+        self._recent = Recent()
 
     def __missing__(self, field: Field) -> Verdict:
         name, value = field
+        if self._by_name.get(name) == _ANY:
+            # Most answers have a field whose value nobody has seen, such as a validator.
+            verdict: Verdict = 0, b"%b: %b\r\n" % field, field
+            if len(value) <= _MAX_REMEMBERED_BYTES and self._recent.has_met(field):
+                self._remember(field, verdict)
+            return verdict
         try:
             kind = self._by_name.get(name) or self._learn(name)
             verdict = self._judge(kind, field)
@@ -74,14 +82,17 @@ class PlainFields(dict[Field, Verdict]):
             return _WORK
         # What is one client's alone is not to be kept; nor is much of what anybody may have had reflected.
         if kind != _COOKIE and len(value) <= _MAX_REMEMBERED_BYTES:
-            if len(self) >= _MAX_REMEMBERED:
-                self.clear()
-            self[field] = verdict
+            self._remember(field, verdict)
         return verdict
 
     def added(self, scheme: str) -> Fields:
         """What the route's rules add to a response with none of the names that they look at."""
         return after_rules(self._response_rules, [], scheme)
+
+    def _remember(self, field: Field, verdict: Verdict) -> None:
+        if len(self) >= _MAX_REMEMBERED:
+            self.clear()
+        self[field] = verdict
 
     def _judge(self, kind: _Kind, field: Field) -> Verdict:
         if kind == _ANY:

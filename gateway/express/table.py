@@ -12,8 +12,9 @@ from gateway.errors import GatewayError
 from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder, record_ended
 from gateway.express.proxied import ExpressExchange, ProxiedLane
 from gateway.express.stored import StoredHead
-from gateway.http.target import MAX_CACHED_BYTES, RequestPath, read_path
+from gateway.http.target import MAX_CACHED_BYTES, RequestPath, read_path_anew
 from gateway.middleware.admission import Admission
+from gateway.recent import Recent
 from gateway.router import RouteTable
 
 _MAX_REMEMBERED = 4096
@@ -96,6 +97,7 @@ class Express:
         self._clock = clock
         # With conditions on fields or clients, host and target alone do not say where a request goes.
         self._ways: dict[tuple[str, bytes], Way] | None = None if table.has_conditions else {}
+        self._recent = Recent()
 
     def admit(self, scope: Scope) -> Admitted | None:
         """Judge a header section; None where the long way has something to say about it."""
@@ -141,13 +143,15 @@ class Express:
 
     def _find(self, admitted: Admitted, target: bytes) -> Way:
         raw_path, _, query = target.partition(b"?")
-        path = read_path(raw_path)
+        path = read_path_anew(raw_path)
         scope: Scope = {"headers": admitted.fields, "query_string": query}
         match = self._match("GET", admitted.host, path, scope, admitted.identity.client)
         way = Way(match.rule.target.lane, path, match.params)
         ways = self._ways
         if ways is not None and len(target) <= MAX_CACHED_BYTES:
-            if len(ways) >= _MAX_REMEMBERED:
-                ways.clear()
-            ways[admitted.host, target] = way
+            key = (admitted.host, target)
+            if self._recent.has_met(key):
+                if len(ways) >= _MAX_REMEMBERED:
+                    ways.clear()
+                ways[key] = way
         return way

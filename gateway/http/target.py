@@ -64,7 +64,7 @@ def read_path(raw_path: bytes) -> RequestPath:
     """
     if len(raw_path) <= MAX_CACHED_BYTES:
         return _read_cached(raw_path)
-    return _read(raw_path)
+    return read_path_anew(raw_path)
 
 
 def check_query(query: bytes) -> None:
@@ -73,28 +73,29 @@ def check_query(query: bytes) -> None:
         raise BadRequest("the query contains bytes that must be percent-encoded")
 
 
-def _read(raw_path: bytes) -> RequestPath:
+def read_path_anew(raw_path: bytes) -> RequestPath:
+    """``read_path`` for whoever remembers what became of a path, and asks only about those that it does not know."""
     if raw_path == b"*":
         return RequestPath(raw_path, ())
     if not raw_path.startswith(b"/"):
         raise BadRequest("the target is no path")
     if _UNSAFE_PATH.search(raw_path):
         raise BadRequest("the path contains bytes that must be percent-encoded, or a broken percent escape")
+    if b"%" not in raw_path and b"/." not in raw_path:
+        return RequestPath(raw_path, tuple(filter(None, raw_path.split(b"/"))))
     path = _segmented(raw_path)
     if b"%" in raw_path and _OTHER_SEPARATOR.search(raw_path):
         path.second = _segmented(_OTHER_SEPARATOR.sub(b"/", raw_path))
     return path
 
 
-_read_cached = lru_cache(maxsize=4096)(_read)
+_read_cached = lru_cache(maxsize=4096)(read_path_anew)
 
 
 def _segmented(raw: bytes) -> RequestPath:
     segments = [part for part in raw.split(b"/") if part]
     if b"%" in raw:
         segments = [decode_segment(part) for part in segments]
-    elif b"/." not in raw:
-        return RequestPath(raw, tuple(segments))
     for segment in segments:
         # Some servers cut ;parameters off before they resolve dots.
         if segment[0] == 0x2E and segment.split(b";", 1)[0] in (b".", b".."):

@@ -14,6 +14,7 @@ import re
 import httptools
 
 from gateway.errors import BadRequest, HeadersTooLarge, MethodNotImplemented, TargetTooLong
+from gateway.http.field_lines import FieldLines, MalformedLine
 from gateway.http.fields import Fields
 
 HEAD_END = b"\r\n\r\n"
@@ -23,9 +24,11 @@ MAX_LENGTH = 2**63 - 1
 
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*")
 
+MAX_KNOWN_LINES = 2048
+"""Field lines of requests that are remembered."""
+
 _MAX_METHOD_BYTES = 32
 _MAX_LENGTH_DIGITS = 19
-_TOKEN_GROUP = rb"(" + TOKEN + rb")"
 _METHOD = re.compile(TOKEN)
 _CODINGS = re.compile(rb"(?:" + TOKEN + rb"(?:[ \t]*;[^,]*)?[ \t]*,[ \t]*)*chunked", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"https?://([^/?#@\\]+)([/?].*)?", re.IGNORECASE)
@@ -33,11 +36,6 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#@\\]+)([/?].*)?", re.IGNORECASE)
 _PLAIN_TARGET = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")
 # With a plain target they need no parser: what else a head means is in its fields.
 _PLAIN_METHODS = frozenset([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
-_FIELD_LINE = re.compile(_TOKEN_GROUP + rb":[ \t]*([\t\x20-\x7e\x80-\xff]*)")
-_MAX_KNOWN_LINES = 2048
-_MAX_KNOWN_LINE_BYTES = 256
-# Whoever reads this process's memory shall not find them long after the request.
-_SECRET = frozenset([b"authorization", b"cookie", b"proxy-authorization"])
 _SPECIAL = frozenset([b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade"])
 
 
@@ -50,28 +48,6 @@ def without_empty_lines(data: bytes) -> bytes:
     if rest[:1] == b"\r" and len(rest) > 1:
         raise BadRequest("a bare CR before the request line")
     return rest
-
-
-class _Doubtful(Exception):
-    """A line that is for the parser to judge."""
-
-
-class FieldLines(dict[bytes, tuple[bytes, bytes]]):
-    """Field lines of requests, and what they say: name in lower case and value. Bounded, and without secrets.
-
-    Raises _Doubtful for a line that is not plainly a field, RFC 9112 section 5.
-    """
-
-    def __missing__(self, line: bytes) -> tuple[bytes, bytes]:
-        match = _FIELD_LINE.fullmatch(line)
-        if match is None:
-            raise _Doubtful
-        field = match[1].lower(), match[2].rstrip(b" \t")
-        if len(line) <= _MAX_KNOWN_LINE_BYTES and field[0] not in _SECRET:
-            if len(self) >= _MAX_KNOWN_LINES:
-                self.clear()
-            self[line] = field
-        return field
 
 
 class HeadReader:
@@ -111,7 +87,7 @@ class HeadReader:
         max_target_bytes: int,
         known_lines: FieldLines | None = None,
     ) -> None:
-        self._known_lines = FieldLines() if known_lines is None else known_lines
+        self._known_lines = FieldLines(MAX_KNOWN_LINES) if known_lines is None else known_lines
         self._max_header_bytes = max_header_bytes
         self._max_headers = max_headers
         self._max_target_bytes = max_target_bytes
@@ -206,10 +182,10 @@ class HeadReader:
             or line_end + 4 >= len(head)
         ):
             return False
-        known = self._known_lines
         try:
-            self.fields = [known[line] for line in head[line_end + 2 : -4].split(b"\r\n")]
-        except _Doubtful:
+            self.fields = self._known_lines.read(head[line_end + 2 : -4].split(b"\r\n"))
+        except MalformedLine:
+            # The parser may know better; what it refuses is refused.
             return False
         self._special = [field for field in self.fields if field[0] in _SPECIAL]
         return True

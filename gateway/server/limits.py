@@ -10,7 +10,8 @@ from email.utils import formatdate
 from typing import Protocol
 
 from gateway.express.table import Express
-from gateway.server.framing import FieldLines
+from gateway.http.field_lines import FieldLines
+from gateway.server.framing import MAX_KNOWN_LINES
 from gateway.server.hang_up import HangUps
 from gateway.server.refusal import Refusal
 
@@ -104,7 +105,7 @@ class Connections:
         self.limits = limits
         self.on_refused = on_refused
         self.express = express or _no_express
-        self.known_lines = FieldLines()
+        self.known_lines = FieldLines(MAX_KNOWN_LINES)
         self.request_id_field = request_id_header.lower().encode("ascii")
         self.clock = clock
         self.draining = False

@@ -7,6 +7,7 @@ is told to both.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import random
