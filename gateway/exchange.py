@@ -25,6 +25,8 @@ ResponseRule = Callable[[Scope, Message], None]
 Recorder = Callable[["Exchange"], None]
 """Reads an exchange that has ended."""
 
+_MAX_NOTES = 64
+
 SCOPE_KEY = "gateway.exchange"
 """Where the exchange stands in the ASGI scope."""
 
@@ -157,7 +159,17 @@ class Admitted:
     trusted peer gave one. ``notes`` is for whoever handles the requests, to keep what was made of the fields.
     """
 
-    __slots__ = ("fields", "has_certificate", "has_weak_tags", "host", "identity", "notes", "public_host", "request_id")
+    __slots__ = (
+        "fields",
+        "has_certificate",
+        "has_weak_tags",
+        "host",
+        "identity",
+        "notes",
+        "public_host",
+        "request_id",
+        "user",
+    )
 
     def __init__(
         self,
@@ -168,6 +180,7 @@ class Admitted:
         fields: Fields,
         *,
         has_certificate: bool = False,
+        user: str = "",
     ) -> None:
         self.identity = identity
         self.host = host
@@ -175,7 +188,9 @@ class Admitted:
         self.request_id = request_id
         self.fields = fields
         self.has_certificate = has_certificate
-        """Whether the client has shown who it is, RFC 9111 section 3.5."""
+        """Whether the client has shown who it is by a certificate."""
+        self.user = user
+        """Who the route's authentication says it is."""
         self.has_weak_tags = any([b"W/" in value for name, value in fields if name == b"if-none-match"])
         self.notes: dict[object, Any] = {}
 
@@ -190,6 +205,13 @@ class Admitted:
         exchange.host = self.host
         exchange.public_host = self.public_host
         exchange.request_id = self.request_id or request_id
+        exchange.user = self.user
+
+    def note(self, key: object, what: object) -> None:
+        """Keep something among the notes, which are bounded: routes and endpoints come and go under a client."""
+        if len(self.notes) >= _MAX_NOTES:
+            self.notes.clear()
+        self.notes[key] = what
 
 
 def record_ended(exchange: Exchange, recorders: Iterable[Recorder]) -> None:

@@ -64,12 +64,12 @@ class MountedExpress:
             # Cancelled by the server.
             waiting.abandon()
             exchange.outcome = "aborted"
-            express.end(exchange)
+            express.end(waiting)
             raise
         finally:
             self._waiting.discard(waiting)
         response = waiting.response
-        fields = None if response is None or response.whole is None else waiting.lane.public_fields(response, exchange)
+        fields = None if response is None or response.whole is None else waiting.lane.public_fields(waiting, response)
         if response is None or fields is None:
             await express.app({**scope, BEGUN_KEY: waiting}, receive, send)
             return True
@@ -83,7 +83,7 @@ class MountedExpress:
             exchange.outcome = "aborted"
             raise
         finally:
-            express.end(exchange)
+            express.end(waiting)
         return True
 
     def _admit(self, express: Express, scope: Scope) -> Admitted | None:
@@ -121,10 +121,14 @@ class _Client:
         self.waiting = _Waiting(lane, exchange)
         return self.waiting
 
-    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, request_id: str, body: bytes) -> bool:
-        fields = head.fields.copy()
+    @property
+    def may_answer_at_once(self) -> bool:
+        return True
+
+    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, exchange: Exchange, body: bytes) -> bool:
+        fields = [*head.fields, *exchange.response_fields]
         if id_name:
-            fields.append((id_name, request_id.encode("ascii")))
+            fields.append((id_name, exchange.request_id.encode("ascii")))
         self.start = _start(status, fields)
         self.body = body
         return True

@@ -71,7 +71,7 @@ class ExpressCycle(ExpressExchange):
         if protocol.write_paused is not None:
             self.go_on()
             return
-        public = self.lane.public_head(response, exchange, protocol.connections.date_line)
+        public = self.lane.public_head(self, response, protocol.connections.date_line)
         if public is None:
             self.go_on()
             return
@@ -83,7 +83,7 @@ class ExpressCycle(ExpressExchange):
         write_whole(self._transport, response.status_code, lines, body, keep_alive=self.keep_alive)
         exchange.body_bytes_out = size
         self.settle(response)
-        self._express.end(exchange)
+        self._express.end(self)
         protocol.response_done(self)
 
     def go_on(self) -> None:
@@ -98,4 +98,4 @@ class ExpressCycle(ExpressExchange):
         if self.is_over:
             return
         self.abandon()
-        self._express.end(self.exchange)
+        self._express.end(self)
