@@ -102,6 +102,8 @@ class PlainFields(dict[Field, Verdict]):
         elif kind == _VARY:
             added = self.added("https")
             merged = after_rules(self._response_rules, [field], "https")
+            if merged == added:
+                return _DROPPED
             if merged != [field, *added]:
                 if merged[1:] != [other for other in added if other[0] != b"vary"]:
                     return _WORK
@@ -125,7 +127,10 @@ class PlainFields(dict[Field, Verdict]):
             return _DROP
         if name == b"vary" and any(added[0] == name for added in self.added("https")):
             return _VARY
-        if name in _REFERENCES or after_rules(self._response_rules, [field], "https") != [field, *self.added("https")]:
+        after, added = after_rules(self._response_rules, [field], "https"), self.added("https")
+        if after == added and name not in _KINDS and name != b"content-encoding":
+            return _DROP
+        if name in _REFERENCES or after != [field, *added]:
             return _LONG
         if name == b"content-encoding" and self._compression is not None:
             return _LONG

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from gateway.express.guarded import Pass
     from gateway.express.table import Express, ExpressClient, Lane, Way
 
-_MAX_LANES = 16
-"""With origins such as ``https://*.example.com`` clients can name any number of them."""
+_MAX_LANES = 64
+"""Each remembers fields on its own, and a rule may allow any number of origins."""
 
 
 class SharedLane:
