@@ -12,8 +12,9 @@ from gateway.recent import Recent
 
 Field = tuple[bytes, bytes]
 
-HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN, REFERS = 1, 2, 4, 8, 16
-"""What a field says about its response; the last that under a mount prefix only the layers know what becomes of it."""
+HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN, HAS_VARY, REFERS = 1, 2, 4, 8, 16, 32
+"""What a field says about its response. HAS_VARY: that it holds what the rules would have added to Vary; REFERS: that
+under a mount prefix only the layers know what becomes of it."""
 
 _MAX_REMEMBERED = 1024
 _MAX_REMEMBERED_BYTES = 1024
@@ -29,7 +30,7 @@ _WORK: Verdict = NOT_PLAIN, b"", None
 
 _Kind = int
 # Any value is passed on; none is; only the layers can tell; or the value decides.
-_ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE = range(1, 9)
+_ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE, _VARY = range(1, 10)
 _KINDS = {b"set-cookie": _COOKIE, b"content-length": _LENGTH, b"date": _DATE, b"content-type": _TYPE}
 
 
@@ -111,6 +112,15 @@ class PlainFields(dict[Field, Verdict]):
             flags = HAS_LENGTH
         elif kind == _DATE:
             flags = HAS_DATE
+        elif kind == _VARY:
+            added = self.added("https")
+            merged = after_rules(self._response_rules, [field], "https")
+            if merged == added:
+                return _DROPPED
+            if merged != [field, *added]:
+                if merged[1:] != [other for other in added if other[0] != b"vary"]:
+                    return _WORK
+                field, flags = merged[0], HAS_VARY
         elif self._compression is not None and self._compression.is_compressible(value):
             flags = COMPRESSIBLE
         return flags, b"%b: %b\r\n" % field, field
@@ -128,7 +138,12 @@ class PlainFields(dict[Field, Verdict]):
             return _HOP
         if name in self._own or not inbound_fields([field], drop=self.hidden):
             return _DROP
-        if name in _REFERENCES or after_rules(self._response_rules, [field], "https") != [field, *self.added("https")]:
+        if name == b"vary" and any(added[0] == name for added in self.added("https")):
+            return _VARY
+        after, added = after_rules(self._response_rules, [field], "https"), self.added("https")
+        if after == added and name not in _KINDS and name != b"content-encoding":
+            return _DROP
+        if name in _REFERENCES or after != [field, *added]:
             return _LONG
         if name == b"content-encoding" and self._compression is not None:
             return _LONG

@@ -12,6 +12,7 @@ from gateway.express.fields import (
     COMPRESSIBLE,
     HAS_DATE,
     HAS_LENGTH,
+    HAS_VARY,
     NOT_PLAIN,
     REFERS,
     Compression,
@@ -30,11 +31,12 @@ from gateway.upstream.messages import InboundResponse
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
+    from gateway.express.guarded import Pass
     from gateway.express.table import Express, ExpressClient, Way
+    from gateway.middleware.concurrency import InFlight
 
 # Without a body, or of meaning to retries and outlier detection.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304, 502, 503, 504])
-_MAX_NOTES = 64
 _NO_SCOPE: dict[str, Any] = {}
 
 
@@ -74,26 +76,44 @@ class ProxiedLane:
         self._coded_from = compression.min_size if compression is not None else 0
         self._request_id_name = request_id_name
         self._id_line = request_id_name + b": " if request_id_name else b""
-        self._added = {scheme: lines_of(plain_fields.added(scheme)) for scheme in ("http", "https")}
-        self._added_fields = {scheme: plain_fields.added(scheme) for scheme in ("http", "https")}
+        self._is_sticky = upstream.settings.sticky is not None
+        added = {scheme: plain_fields.added(scheme) for scheme in ("http", "https")}
+        self._added_fields = added
+        self._added = {scheme: lines_of(fields) for scheme, fields in added.items()}
+        self._added_beside_vary = {
+            scheme: lines_of([field for field in fields if field[0] != b"vary"]) for scheme, fields in added.items()
+        }
         # Stands where the request id comes in heads that are kept; nobody outside can know it.
         self._mark = secrets.token_hex(16)
         self._any_exchange = Exchange("GET", b"/")
         self._any_exchange.route = name
 
-    def begin(self, express: Express, admitted: Admitted, target: bytes, way: Way, client: ExpressClient) -> bool:
+    def begin(
+        self,
+        express: Express,
+        admitted: Admitted,
+        target: bytes,
+        way: Way,
+        client: ExpressClient,
+        passing: Pass | None = None,
+    ) -> bool:
         """Send the request; False when no endpoint has room. Raises NoEndpoint."""
         if self.is_coded and admitted.has_weak_tags:
             return False
         exchange = express.exchange(admitted, target, way)
         upstream = self.upstream
+        if passing is not None and not (upstream.has_room and passing.count(exchange)):
+            return False
         scope = way.scope(admitted, target, exchange) if upstream.looks_at_requests else _NO_SCOPE
         endpoint = upstream.try_acquire(scope)
         if endpoint is None:
             return False
         express.enter()
         exchange.decision = upstream.decision
-        client.begin_express(express, self, exchange).send(endpoint, admitted, target, way)
+        begun = client.begin_express(express, self, exchange)
+        if passing is not None:
+            passing.hold(begun)
+        begun.send(endpoint, admitted, target, way)
         return True
 
     def public_interim(self, fields: Fields) -> Fields:
@@ -109,10 +129,8 @@ class ProxiedLane:
         key = (self, endpoint) if self.outbound.is_for_endpoint else self
         parts: list[bytes] | None = admitted.notes.get(key)
         if parts is None:
-            if len(admitted.notes) >= _MAX_NOTES:
-                # Endpoints come and go under a client that stays.
-                admitted.notes.clear()
-            parts = admitted.notes[key] = self._head_parts(admitted, endpoint)
+            parts = self._head_parts(admitted, endpoint)
+            admitted.note(key, parts)
         return b"GET " + out + exchange.request_id.encode("ascii").join(parts)
 
     def _head_parts(self, admitted: Admitted, endpoint: Endpoint) -> list[bytes]:
@@ -124,13 +142,8 @@ class ProxiedLane:
         head = request_head(b"GET", b"/", fields, None)
         return head.removeprefix(b"GET /").split(self._mark.encode("ascii"))
 
-    def public_head(
-        self, response: InboundResponse, exchange: Exchange, prefix: bytes = b""
-    ) -> tuple[bytes, bool] | None:
-        """The lines of the client's response head, and whether the length is among them; None if it takes more work.
-
-        ``prefix`` is the path that the gateway is mounted under.
-        """
+    def public_head(self, begun: ExpressExchange, response: InboundResponse) -> tuple[bytes, bool] | None:
+        """The lines of the client's response head, and whether the length is among them; None if it takes more work."""
         flags = 0
         lines = []
         plain_fields = self.plain_fields
@@ -138,16 +151,21 @@ class ProxiedLane:
             flag, line, _ = plain_fields[field]
             flags |= flag
             lines.append(line)
-        if not self._is_plain(flags, response, prefix):
+        if not self._is_plain(flags, begun, response):
             return None
+        exchange = begun.exchange
+        if self._is_sticky:
+            self._stick(begun)
         if self._id_line:
             lines += (self._id_line, exchange.request_id.encode("ascii"), b"\r\n")
-        lines.append(self._added[exchange.scheme])
+        if exchange.response_fields:
+            lines.append(lines_of(exchange.response_fields))
+        lines.append((self._added_beside_vary if flags & HAS_VARY else self._added)[exchange.scheme])
         if not flags & HAS_DATE:
             lines.append(b"date: %b\r\n" % http_date(time.time()))
         return b"".join(lines), bool(flags & HAS_LENGTH)
 
-    def public_fields(self, response: InboundResponse, exchange: Exchange, prefix: bytes = b"") -> Fields | None:
+    def public_fields(self, begun: ExpressExchange, response: InboundResponse) -> Fields | None:
         """The fields of the client's response head; None if it takes more work."""
         flags = 0
         fields: Fields = []
@@ -157,17 +175,35 @@ class ProxiedLane:
             flags |= flag
             if kept is not None:
                 fields.append(kept)
-        if not self._is_plain(flags, response, prefix):
+        if not self._is_plain(flags, begun, response):
             return None
+        exchange = begun.exchange
+        if self._is_sticky:
+            self._stick(begun)
         if self._request_id_name:
             fields.append((self._request_id_name, exchange.request_id.encode("ascii")))
-        fields += self._added_fields[exchange.scheme]
+        fields += exchange.response_fields
+        added = self._added_fields[exchange.scheme]
+        fields += [field for field in added if field[0] != b"vary"] if flags & HAS_VARY else added
         if not flags & HAS_DATE:
             fields.append((b"date", http_date(time.time())))
         return fields
 
-    def _is_plain(self, flags: int, response: InboundResponse, prefix: bytes) -> bool:
-        if flags & NOT_PLAIN or (prefix and flags & REFERS) or response.status_code in self._retried:
+    def _stick(self, begun: ExpressExchange) -> None:
+        """Bring the client back to the endpoint, if it has not been told so before."""
+        exchange = begun.exchange
+        scope = {"headers": begun.admitted.fields}
+        cookie = self.upstream.sticky_cookie(scope, begun.endpoint, secure=exchange.scheme == "https")
+        if cookie is not None:
+            exchange.response_fields.append((b"set-cookie", cookie))
+
+    def _is_plain(self, flags: int, begun: ExpressExchange, response: InboundResponse) -> bool:
+        if flags & NOT_PLAIN or response.status_code in self._retried:
+            return False
+        if flags & REFERS and begun.admitted.prefix:
+            return False
+        if flags & HAS_VARY and sum(name == b"vary" for name, _ in response.raw_fields) > 1:
+            # Only one of them says what was added.
             return False
         return not flags & COMPRESSIBLE or (flags & HAS_LENGTH != 0 and len(response.whole or b"") < self._coded_from)
 
@@ -189,6 +225,7 @@ class ExpressExchange:
 
     __slots__ = (
         "_connection",
+        "admitted",
         "deadline",
         "endpoint",
         "error",
@@ -198,8 +235,10 @@ class ExpressExchange:
         "is_settled",
         "is_taken",
         "lane",
+        "place",
         "response",
         "was_stale",
+        "way",
     )
 
     def __init__(self, lane: ProxiedLane, exchange: Exchange) -> None:
@@ -214,11 +253,15 @@ class ExpressExchange:
         self.is_settled = False
         self.is_taken = False
         self._connection: Http1Connection | None = None
+        self.place: InFlight | None = None
+        """Where it is counted while it lasts, on a route that bounds how many there are."""
         self.endpoint: Endpoint
+        self.admitted: Admitted
+        self.way: Way
 
     def send(self, endpoint: Endpoint, admitted: Admitted, target: bytes, way: Way) -> None:
         """Send the request for ``target`` to ``endpoint``, which counts it in flight already."""
-        self.endpoint = endpoint
+        self.endpoint, self.admitted, self.way = endpoint, admitted, way
         exchange, lane, transport = self.exchange, self.lane, endpoint.transport
         if not isinstance(transport, Http1Transport):
             self.go_on()
@@ -319,6 +362,14 @@ class ExpressExchange:
         """The layers have ended; not all of them come to the handler."""
         if not self.is_taken:
             self._free()
+        if self.place is not None:
+            self.leave_place()
+
+    def leave_place(self) -> None:
+        """The exchange has ended: another may begin on its route."""
+        assert self.place is not None
+        self.place.count -= 1
+        self.place = None
 
     def _free(self) -> None:
         if not self.is_over:

@@ -67,18 +67,18 @@ class ExpressCycle(ExpressExchange):
                 self.go_on()
 
     def _answer(self, response: InboundResponse, body: bytes) -> None:
-        protocol, exchange = self._protocol, self.exchange
+        protocol = self._protocol
         if protocol.write_paused is not None:
             self.go_on()
             return
-        public = self.lane.public_head(response, exchange)
+        public = self.lane.public_head(self, response)
         if public is None:
             self.go_on()
             return
         lines, body = framed(*public, body)
         write_whole(self._transport, response.status_code, lines, body, keep_alive=self.keep_alive)
         self.settle(response)
-        self._express.end(exchange)
+        self._express.end(self)
         protocol.response_done(self)
 
     def go_on(self) -> None:
@@ -93,4 +93,4 @@ class ExpressCycle(ExpressExchange):
         if self.is_over:
             return
         self.abandon()
-        self._express.end(self.exchange)
+        self._express.end(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
@@ -23,6 +24,14 @@ pytestmark = pytest.mark.anyio
 
 JSON = (b"Content-Type", b"application/json")
 DATE = (b"Date", formatdate(time.time(), usegmt=True).encode())
+
+API_KEYS = {"api_key": {"keys": {"ada": "secret"}}}
+KEY = (b"X-API-Key", b"secret")
+# bcrypt of "blau", as weak as it can be made.
+PASSWORD_HASH = "$2b$04$M561pRg/BQFL/EByOWIuaOs1pr8fjwoutRe87tGO3VCVo0feLdBEa"
+PASSWORD = (b"Authorization", b"Basic " + b64encode(b"bob:blau"))
+CORS = {"cors": {"origins": ["https://a.example"]}}
+ORIGIN = (b"Origin", b"https://a.example")
 
 PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
     # name: (keys of the route, the upstream's answer, the request)
@@ -90,6 +99,80 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         request(target=b"/a/b%2Fc"),
     ),
     "exact retry conditions": ({"retry": {"on": ["connect", 500]}}, response(418, [DATE], b"a"), request()),
+    "a field that a rule removes": (
+        {"response_headers": {"remove": ["X-C"]}},
+        response(200, [(b"X-C", b"1"), DATE], b"a"),
+        request(),
+    ),
+    "a field that a rule sets": (
+        {"response_headers": {"set": {"X-C": "2"}}},
+        response(200, [(b"X-C", b"1"), (b"X-C", b"3"), DATE], b"a"),
+        request(),
+    ),
+    "a bound on what runs": ({"max_concurrent": 5}, response(200, [DATE], b"a"), request()),
+    "rate limit": ({"rate_limit": {"rate": "10/h", "burst": 5}}, response(200, [DATE], b"a"), request()),
+    "rate limit, and the upstream has one too": (
+        {"rate_limit": {"rate": "10/h", "burst": 5}},
+        response(200, [(b"RateLimit", b'"theirs";r=1;t=1'), DATE], b"a"),
+        request(),
+    ),
+    "rate limit by a field": (
+        {"rate_limit": {"rate": "10/h", "burst": 5, "key": "header:X-Tenant"}},
+        response(200, [DATE], b"a"),
+        request(fields=[(b"X-Tenant", b"a"), (b"X-Tenant", b"b")]),
+    ),
+    "API key": ({"auth": API_KEYS}, response(200, [DATE], b"a"), request(fields=[KEY])),
+    "API key that goes on": (
+        {"auth": {**API_KEYS, "forward_credentials": True}},
+        response(200, [DATE], b"a"),
+        request(fields=[KEY]),
+    ),
+    "rate limit by user": (
+        {"auth": API_KEYS, "rate_limit": {"rate": "10/h", "burst": 5, "key": "user"}},
+        response(200, [DATE], b"a"),
+        request(fields=[KEY]),
+    ),
+    "password": (
+        {"auth": {"basic": {"users": {"bob": PASSWORD_HASH}}}},
+        response(200, [DATE], b"a"),
+        request(fields=[PASSWORD, (b"Cookie", b"a=1")]),
+    ),
+    "CORS": (CORS, response(200, [DATE], b"a"), request(fields=[ORIGIN])),
+    "CORS without an origin": (CORS, response(200, [DATE], b"a"), request()),
+    "CORS and another origin": (CORS, response(200, [DATE], b"a"), request(fields=[(b"Origin", b"https://b.example")])),
+    "CORS and two origins": (CORS, response(200, [DATE], b"a"), request(fields=[ORIGIN, ORIGIN])),
+    "CORS for all": ({"cors": {"origins": ["*"]}}, response(200, [DATE], b"a"), request(fields=[ORIGIN])),
+    "CORS with credentials": (
+        {"cors": {"origins": ["https://a.example.com"], "credentials": True, "expose": ["X-A"]}},
+        response(200, [DATE], b"a"),
+        request(fields=[(b"Origin", b"https://a.example.com")]),
+    ),
+    "CORS of the upstream's own": (
+        CORS,
+        response(200, [(b"Access-Control-Allow-Origin", b"*"), (b"Access-Control-Max-Age", b"5"), DATE], b"a"),
+        request(fields=[ORIGIN]),
+    ),
+    "CORS and Vary": (CORS, response(200, [(b"Vary", b"Accept"), DATE], b"a"), request(fields=[ORIGIN])),
+    "CORS and Vary that says so": (CORS, response(200, [(b"Vary", b"accept, origin"), DATE], b"a"), request()),
+    "CORS and Vary that says all": (CORS, response(200, [(b"Vary", b"*"), DATE], b"a"), request()),
+    "CORS and an empty Vary": (CORS, response(200, [(b"Vary", b""), DATE], b"a"), request()),
+    "CORS and a rule that sets Vary": (
+        {**CORS, "response_headers": {"set": {"Vary": "X-A"}}},
+        response(200, [(b"Vary", b"Accept"), DATE], b"a"),
+        request(fields=[ORIGIN]),
+    ),
+    "everything that guards": (
+        {
+            "auth": API_KEYS,
+            "rate_limit": {"rate": "10/h", "burst": 5},
+            "max_concurrent": 2,
+            "allow": ["127.0.0.0/8"],
+            "security_headers": True,
+            **CORS,
+        },
+        response(200, [(b"Vary", b"Accept"), JSON, DATE], b"a"),
+        request(fields=[KEY, ORIGIN, (b"X-Forwarded-User", b"root")]),
+    ),
 }
 
 # They need work on their way, or somebody to be asked: begun on the short way or not, they end on the long one.
@@ -131,25 +214,44 @@ LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [(b"X-Frame-Options", b"SAMEORIGIN"), DATE], b"a"),
         request(),
     ),
-    "a field that a rule removes": (
-        {"response_headers": {"remove": ["X-C"]}},
-        response(200, [(b"X-C", b"1"), DATE], b"a"),
-        request(),
-    ),
     "503": ({"retry": False}, response(503, [DATE], b"busy"), request()),
     "names of the path in a field": (
         {"path": "/items/{id}", "request_headers": {"set": {"X-Item": "{id}"}}},
         response(200, [DATE], b"a"),
         request(target=b"/items/7"),
     ),
-    "CORS": (
-        {"cors": {"origins": ["https://a.example"]}},
+    "CORS and two Vary": (CORS, response(200, [(b"Vary", b"A"), (b"Vary", b"B"), DATE], b"a"), request()),
+    "preflight": (
+        CORS,
         response(200, [DATE], b"a"),
-        request(fields=[(b"Origin", b"https://a.example")]),
+        request("OPTIONS", fields=[ORIGIN, (b"Access-Control-Request-Method", b"GET")]),
+    ),
+    "a rule that changes what a limit says": (
+        {"rate_limit": {"rate": "10/h", "burst": 5}, "response_headers": {"remove": ["RateLimit"]}},
+        response(200, [DATE], b"a"),
+        request(),
+    ),
+    "beyond the rate": ({"rate_limit": {"rate": "1/h", "burst": 1}}, response(200, [DATE], b"a"), request()),
+    "no API key": ({"auth": API_KEYS}, response(200, [DATE], b"a"), request()),
+    "wrong API key": ({"auth": API_KEYS}, response(200, [DATE], b"a"), request(fields=[(b"X-API-Key", b"x")])),
+    "two API keys": ({"auth": API_KEYS}, response(200, [DATE], b"a"), request(fields=[KEY, KEY])),
+    "wrong password": (
+        {"auth": {"basic": {"users": {"bob": PASSWORD_HASH}}}, "rate_limit": {"rate": "10/h", "burst": 5}},
+        response(200, [DATE], b"a"),
+        request(fields=[(b"Authorization", b"Basic " + b64encode(b"bob:rot"))]),
+    ),
+    "guarded, and needs work on its way": (
+        {"auth": API_KEYS, "rate_limit": {"rate": "10/h", "burst": 5}, "max_concurrent": 1, "compress": True, **CORS},
+        response(200, [JSON, DATE], b'{"a": 1}' * 500),
+        request(fields=[KEY, ORIGIN, (b"Accept-Encoding", b"gzip")]),
+    ),
+    "guarded, and the upstream is not well": (
+        {"auth": API_KEYS, "rate_limit": {"rate": "10/h", "burst": 5}, "max_concurrent": 1, "retry": False},
+        response(503, [DATE], b"busy"),
+        request(fields=[KEY]),
     ),
     "allow, and this client is not": ({"allow": ["10.0.0.0/8"]}, response(200, [DATE], b"a"), request()),
     "deny": ({"deny": ["127.0.0.1/32"]}, response(200, [DATE], b"a"), request()),
-    "a bound on what runs": ({"max_concurrent": 5}, response(200, [DATE], b"a"), request()),
     "POST": ({}, response(200, [DATE], b"a"), request("POST", body=b"hello")),
     "no route": ({"path": "/only"}, response(200, [DATE], b"a"), request(target=b"/other")),
 }
