@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 from gateway.exchange import SCOPE_KEY, Exchange, Message, ResponseRule, Scope
+from gateway.http.coded_answer import CodingRule
 from gateway.http.fields import Fields
 from gateway.http.hop_by_hop import inbound_fields, is_plain_connection
 
@@ -32,14 +32,6 @@ _ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE = range(1, 9)
 _KINDS = {b"set-cookie": _COOKIE, b"content-length": _LENGTH, b"date": _DATE, b"content-type": _TYPE}
 
 
-class Compression(Protocol):
-    """What decides about the coding of answers."""
-
-    min_size: int
-
-    def is_compressible(self, media_type: bytes) -> bool: ...
-
-
 class PlainFields(dict[Field, Verdict]):
     """What becomes of a field of an upstream's response.
 
@@ -53,14 +45,14 @@ class PlainFields(dict[Field, Verdict]):
         own: frozenset[bytes],
         answer_rules: tuple[ResponseRule, ...],
         response_rules: tuple[ResponseRule, ...],
-        compression: Compression | None,
+        coding_rule: CodingRule | None,
     ) -> None:
         super().__init__()
         self.hidden = hidden
         self._own = own
         self._answer_rules = answer_rules
         self._response_rules = response_rules
-        self._compression = compression
+        self._coding_rule = coding_rule
         # Rules look at names. Most answers have a field whose value nobody has seen, such as a validator.
         self._by_name: dict[bytes, _Kind] = {}
 
@@ -78,6 +70,10 @@ class PlainFields(dict[Field, Verdict]):
                 self.clear()
             self[field] = verdict
         return verdict
+
+    def leaves_alone(self, names: Iterable[bytes]) -> bool:
+        """Whether the route's rules neither change nor drop fields of these names."""
+        return are_left_alone(names, self._response_rules)
 
     def added(self, scheme: str) -> Fields:
         """What the route's rules add to a response with none of the names that they look at."""
@@ -99,7 +95,7 @@ class PlainFields(dict[Field, Verdict]):
             flags = HAS_LENGTH
         elif kind == _DATE:
             flags = HAS_DATE
-        elif self._compression is not None and self._compression.is_compressible(value):
+        elif self._coding_rule is not None and self._coding_rule.is_compressible(value):
             flags = COMPRESSIBLE
         return flags, b"%b: %b\r\n" % field, field
 
@@ -118,7 +114,7 @@ class PlainFields(dict[Field, Verdict]):
             return _DROP
         if name in _REFERENCES or after_rules(self._response_rules, [field], "https") != [field, *self.added("https")]:
             return _LONG
-        if name == b"content-encoding" and self._compression is not None:
+        if name == b"content-encoding" and self._coding_rule is not None:
             return _LONG
         return _KINDS.get(name, _ANY)
 

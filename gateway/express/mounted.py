@@ -69,12 +69,14 @@ class MountedExpress:
         finally:
             self._waiting.discard(waiting)
         response = waiting.response
-        fields = None if response is None or response.whole is None else waiting.lane.public_fields(response, exchange)
-        if response is None or fields is None:
+        public = None
+        if response is not None and response.whole is not None:
+            public = waiting.lane.public_answer(response, exchange, waiting.admitted.fields)
+        if response is None or public is None:
             await express.app({**scope, BEGUN_KEY: waiting}, receive, send)
             return True
         waiting.settle(response)
-        body = response.whole or b""
+        fields, body = public
         exchange.body_bytes_out = len(body)
         try:
             await send(_start(response.status_code, fields))

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ClientLeft, ConnectionBroken
 from gateway.exchange import Admitted, Attempt, Exchange
-from gateway.express.fields import COMPRESSIBLE, HAS_DATE, HAS_LENGTH, NOT_PLAIN, Compression, PlainFields, lines_of
+from gateway.express.fields import COMPRESSIBLE, HAS_DATE, HAS_LENGTH, NOT_PLAIN, PlainFields, lines_of
+from gateway.http.coded_answer import CODED_NAMES
 from gateway.http.dates import http_date
-from gateway.http.fields import Fields
+from gateway.http.fields import Fields, get_first
 from gateway.http.hop_by_hop import inbound_fields
+from gateway.middleware.compression import CompressionMiddleware
 from gateway.proxy.outbound import Outbound
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.http1 import Http1Transport
@@ -48,7 +50,7 @@ class ProxiedLane:
         attempt_timeout_s: float,
         idle_timeout_s: float,
         retried: frozenset[Any],
-        compression: Compression | None,
+        compression: CompressionMiddleware | None,
     ) -> None:
         self.name = name
         self.upstream = upstream
@@ -62,7 +64,9 @@ class ProxiedLane:
         self._retried = retried | _NOT_PLAIN_STATUSES
         self.is_coded = compression is not None
         """Whether tags that the client knows may have been weakened: the upstream needs to see their strong form."""
-        self._coded_from = compression.min_size if compression is not None else 0
+        self._coded_from = compression.rule.min_size if compression is not None else 0
+        # On the long way the route's rules see what coding adds.
+        self._compression = compression if plain_fields.leaves_alone(CODED_NAMES) else None
         self._request_id_name = request_id_name
         self._id_line = request_id_name + b": " if request_id_name else b""
         self._added = {scheme: lines_of(plain_fields.added(scheme)) for scheme in ("http", "https")}
@@ -115,8 +119,13 @@ class ProxiedLane:
         head = request_head(b"GET", b"/", fields, None)
         return head.removeprefix(b"GET /").split(self._mark.encode("ascii"))
 
-    def public_head(self, response: InboundResponse, exchange: Exchange, date_line: bytes) -> tuple[bytes, bool] | None:
-        """The lines of the client's response head, and whether the length is among them; None if it takes more work."""
+    def public_head(
+        self, response: InboundResponse, exchange: Exchange, request: Fields, date_line: bytes
+    ) -> tuple[bytes, bool, bytes] | None:
+        """What the client gets for ``request``: the lines of the head, whether the length is among them, and the body.
+
+        None if it takes more work.
+        """
         flags = 0
         lines = []
         plain_fields = self.plain_fields
@@ -124,17 +133,28 @@ class ProxiedLane:
             flag, line, _ = plain_fields[field]
             flags |= flag
             lines.append(line)
-        if not self._is_plain(flags, response):
+        body = response.whole or b""
+        if flags & NOT_PLAIN or response.status_code in self._retried:
             return None
+        has_length = flags & HAS_LENGTH != 0
+        if flags & COMPRESSIBLE and (not has_length or len(body) >= self._coded_from):
+            coded = self._coded(response, self._kept(response), body, request)
+            if coded is None:
+                return None
+            fields, body = coded
+            lines = [lines_of(fields)]
+            has_length = get_first(fields, b"content-length") is not None
         if self._id_line:
             lines += (self._id_line, exchange.request_id.encode("ascii"), b"\r\n")
         lines.append(self._added[exchange.scheme])
         if not flags & HAS_DATE:
             lines.append(date_line)
-        return b"".join(lines), bool(flags & HAS_LENGTH)
+        return b"".join(lines), has_length, body
 
-    def public_fields(self, response: InboundResponse, exchange: Exchange) -> Fields | None:
-        """The fields of the client's response head; None if it takes more work."""
+    def public_answer(
+        self, response: InboundResponse, exchange: Exchange, request: Fields
+    ) -> tuple[Fields, bytes] | None:
+        """The same as fields and body."""
         flags = 0
         fields: Fields = []
         plain_fields = self.plain_fields
@@ -143,19 +163,31 @@ class ProxiedLane:
             flags |= flag
             if kept is not None:
                 fields.append(kept)
-        if not self._is_plain(flags, response):
+        body = response.whole or b""
+        if flags & NOT_PLAIN or response.status_code in self._retried:
             return None
+        if flags & COMPRESSIBLE and (not flags & HAS_LENGTH or len(body) >= self._coded_from):
+            coded = self._coded(response, fields, body, request)
+            if coded is None:
+                return None
+            fields, body = coded
         if self._request_id_name:
             fields.append((self._request_id_name, exchange.request_id.encode("ascii")))
         fields += self._added_fields[exchange.scheme]
         if not flags & HAS_DATE:
             fields.append((b"date", http_date(time.time())))
-        return fields
+        return fields, body
 
-    def _is_plain(self, flags: int, response: InboundResponse) -> bool:
-        if flags & NOT_PLAIN or response.status_code in self._retried:
-            return False
-        return not flags & COMPRESSIBLE or (flags & HAS_LENGTH != 0 and len(response.whole or b"") < self._coded_from)
+    def _kept(self, response: InboundResponse) -> Fields:
+        plain_fields = self.plain_fields
+        return [kept for field in response.raw_fields if (kept := plain_fields[field][2]) is not None]
+
+    def _coded(
+        self, response: InboundResponse, fields: Fields, body: bytes, request: Fields
+    ) -> tuple[Fields, bytes] | None:
+        if self._compression is None:
+            return None
+        return self._compression.whole_answer(response.status_code, fields, body, request)
 
 
 class ExpressExchange:
@@ -167,6 +199,7 @@ class ExpressExchange:
 
     __slots__ = (
         "_connection",
+        "admitted",
         "deadline",
         "endpoint",
         "error",
@@ -193,10 +226,12 @@ class ExpressExchange:
         self.is_taken = False
         self._connection: Http1Connection | None = None
         self.endpoint: Endpoint
+        self.admitted: Admitted
 
     def send(self, endpoint: Endpoint, admitted: Admitted, target: bytes, way: Way) -> None:
         """Send the request for ``target`` to ``endpoint``, which counts it in flight already."""
         self.endpoint = endpoint
+        self.admitted = admitted
         exchange, lane, transport = self.exchange, self.lane, endpoint.transport
         if not isinstance(transport, Http1Transport):
             self.go_on()

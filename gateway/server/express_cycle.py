@@ -56,7 +56,7 @@ class ExpressCycle(ExpressExchange):
 
     def answer(self, response: InboundResponse, body: bytes) -> None:
         try:
-            self._answer(response, body)
+            self._answer(response)
         except Exception:
             # Whoever calls is the upstream's connection: the failure is none of its.
             logger.exception("request %s on route %r failed", self.exchange.request_id, self.lane.name)
@@ -66,16 +66,16 @@ class ExpressCycle(ExpressExchange):
             else:
                 self.go_on()
 
-    def _answer(self, response: InboundResponse, body: bytes) -> None:
+    def _answer(self, response: InboundResponse) -> None:
         protocol, exchange = self._protocol, self.exchange
         if protocol.write_paused is not None:
             self.go_on()
             return
-        public = self.lane.public_head(response, exchange, protocol.connections.date_line)
+        public = self.lane.public_head(response, exchange, self.admitted.fields, protocol.connections.date_line)
         if public is None:
             self.go_on()
             return
-        lines, has_length = public
+        lines, has_length, body = public
         size = len(body)
         if not has_length:
             lines += b"transfer-encoding: chunked\r\n"

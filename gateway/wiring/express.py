@@ -5,12 +5,13 @@ from __future__ import annotations
 from gateway.config.routes import RouteConfig
 from gateway.config.upstreams import UpstreamConfig
 from gateway.exchange import ResponseRule
-from gateway.express.fields import Compression, PlainFields, are_left_alone
+from gateway.express.fields import PlainFields, are_left_alone
 from gateway.express.proxied import ProxiedLane
 from gateway.express.stored import StoredLane
 from gateway.express.table import Lane
 from gateway.http.header_rules import HeaderRules
 from gateway.middleware.cache import CacheMiddleware
+from gateway.middleware.compression import CompressionMiddleware
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.retry import conditions
 from gateway.upstream.pool import Upstream
@@ -36,7 +37,7 @@ def proxied_lane(
     upstream_config: UpstreamConfig,
     *,
     outbound: Outbound,
-    compression: Compression | None,
+    compression: CompressionMiddleware | None,
     response_rules: tuple[ResponseRule, ...],
     request_id_name: bytes,
 ) -> Lane | None:
@@ -61,7 +62,7 @@ def proxied_lane(
             own=frozenset(own),
             answer_rules=tuple(answer_rules(config, upstream_config)),
             response_rules=response_rules,
-            compression=compression,
+            coding_rule=None if compression is None else compression.rule,
         ),
         request_id_name=request_id_name,
         timeout_s=config.timeout,
