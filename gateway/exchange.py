@@ -150,6 +150,9 @@ class Exchange:
         """Rules of the chosen route, run on every response head, whoever made it."""
 
 
+_MAX_NOTES = 64
+
+
 class Admitted:
     """A header section that has been let in: who sent it, and what of it may be read.
 
@@ -178,6 +181,12 @@ class Admitted:
         """Whether the client has shown who it is, RFC 9111 section 3.5."""
         self.has_weak_tags = any([b"W/" in value for name, value in fields if name == b"if-none-match"])
         self.notes: dict[object, Any] = {}
+
+    def note(self, about: object, value: Any) -> None:
+        """Keep ``value`` in ``notes``, of which there are not many: what they are about comes and goes."""
+        if len(self.notes) >= _MAX_NOTES:
+            self.notes.clear()
+        self.notes[about] = value
 
     def describe(self, exchange: Exchange, request_id: str) -> None:
         """Write down who sent the request; ``request_id`` is for one that brought none."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.exchange import SCOPE_KEY, Exchange, Message, ResponseRule, Scope
-from gateway.http.coded_answer import CodingRule
+from gateway.http.coded_answer import CODING_NAMES, CodingRule
 from gateway.http.fields import Fields
 from gateway.http.hop_by_hop import inbound_fields, is_plain_connection
 
 Field = tuple[bytes, bytes]
 
-HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN = 1, 2, 4, 8
+HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN, CODING = 1, 2, 4, 8, 16
 """What a field says about its response."""
 
-_MAX_REMEMBERED = 1024
-_MAX_REMEMBERED_BYTES = 1024
+MAX_REMEMBERED = 1024
+MAX_REMEMBERED_BYTES = 1024
 # What they become depends on where the client thinks it is.
 _REFERENCES = frozenset([b"location", b"content-location", b"refresh"])
 
@@ -28,7 +28,7 @@ _WORK: Verdict = NOT_PLAIN, b"", None
 
 _Kind = int
 # Any value is passed on; none is; only the layers can tell; or the value decides.
-_ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE = range(1, 9)
+_ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE, _CODING = range(1, 10)
 _KINDS = {b"set-cookie": _COOKIE, b"content-length": _LENGTH, b"date": _DATE, b"content-type": _TYPE}
 
 
@@ -65,8 +65,8 @@ class PlainFields(dict[Field, Verdict]):
             # A rule fails on it: the layers do as well, and answer that.
             return _WORK
         # What is one client's alone is not to be kept; nor is much of what anybody may have had reflected.
-        if kind != _COOKIE and len(value) <= _MAX_REMEMBERED_BYTES:
-            if len(self) >= _MAX_REMEMBERED:
+        if kind != _COOKIE and len(value) <= MAX_REMEMBERED_BYTES:
+            if len(self) >= MAX_REMEMBERED:
                 self.clear()
             self[field] = verdict
         return verdict
@@ -82,6 +82,8 @@ class PlainFields(dict[Field, Verdict]):
     def _judge(self, kind: _Kind, field: Field) -> Verdict:
         if kind == _ANY:
             return 0, b"%b: %b\r\n" % field, field
+        if kind == _CODING:
+            return CODING, b"%b: %b\r\n" % field, field
         if kind == _DROP:
             return _DROPPED
         if kind == _LONG:
@@ -92,16 +94,16 @@ class PlainFields(dict[Field, Verdict]):
         if kind == _COOKIE:
             (field,) = after_rules(self._answer_rules, [field], "https")
         elif kind == _LENGTH:
-            flags = HAS_LENGTH
+            flags = HAS_LENGTH | CODING
         elif kind == _DATE:
             flags = HAS_DATE
-        elif self._coding_rule is not None and self._coding_rule.is_compressible(value):
-            flags = COMPRESSIBLE
+        elif self._coding_rule is not None:
+            flags = CODING | COMPRESSIBLE if self._coding_rule.is_compressible(value) else CODING
         return flags, b"%b: %b\r\n" % field, field
 
     def _learn(self, name: bytes) -> _Kind:
         """What becomes of fields of a name whatever their value is; remembered."""
-        if len(self._by_name) >= _MAX_REMEMBERED:
+        if len(self._by_name) >= MAX_REMEMBERED:
             self._by_name.clear()
         kind = self._by_name[name] = self._kind(name)
         return kind
@@ -116,7 +118,7 @@ class PlainFields(dict[Field, Verdict]):
             return _LONG
         if name == b"content-encoding" and self._coding_rule is not None:
             return _LONG
-        return _KINDS.get(name, _ANY)
+        return _KINDS.get(name, _CODING if name in CODING_NAMES else _ANY)
 
 
 def are_left_alone(names: Iterable[bytes], rules: Iterable[ResponseRule]) -> bool:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ClientLeft, ConnectionBroken
 from gateway.exchange import Admitted, Attempt, Exchange
-from gateway.express.fields import COMPRESSIBLE, HAS_DATE, HAS_LENGTH, NOT_PLAIN, PlainFields, lines_of
-from gateway.http.coded_answer import CODED_NAMES
+from gateway.express.coded import CodedHeads
+from gateway.express.fields import CODING, COMPRESSIBLE, HAS_DATE, HAS_LENGTH, NOT_PLAIN, PlainFields, lines_of
+from gateway.http.coded_answer import ADDED_NAMES
 from gateway.http.dates import http_date
-from gateway.http.fields import Fields, get_first
+from gateway.http.fields import Fields
 from gateway.http.hop_by_hop import inbound_fields
 from gateway.middleware.compression import CompressionMiddleware
 from gateway.proxy.outbound import Outbound
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 # Without a body, or of meaning to retries and outlier detection.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304, 502, 503, 504])
-_MAX_NOTES = 64
 _NO_SCOPE: dict[str, Any] = {}
 
 
@@ -66,7 +66,8 @@ class ProxiedLane:
         """Whether tags that the client knows may have been weakened: the upstream needs to see their strong form."""
         self._coded_from = compression.rule.min_size if compression is not None else 0
         # On the long way the route's rules see what coding adds.
-        self._compression = compression if plain_fields.leaves_alone(CODED_NAMES) else None
+        self._compression = compression if plain_fields.leaves_alone(ADDED_NAMES) else None
+        self._coded_heads = CodedHeads(self._compression) if self._compression is not None else None
         self._request_id_name = request_id_name
         self._id_line = request_id_name + b": " if request_id_name else b""
         self._added = {scheme: lines_of(plain_fields.added(scheme)) for scheme in ("http", "https")}
@@ -104,10 +105,8 @@ class ProxiedLane:
         key = (self, endpoint) if self.outbound.is_for_endpoint else self
         parts: list[bytes] | None = admitted.notes.get(key)
         if parts is None:
-            if len(admitted.notes) >= _MAX_NOTES:
-                # Endpoints come and go under a client that stays.
-                admitted.notes.clear()
-            parts = admitted.notes[key] = self._head_parts(admitted, endpoint)
+            parts = self._head_parts(admitted, endpoint)
+            admitted.note(key, parts)
         return b"GET " + out + exchange.request_id.encode("ascii").join(parts)
 
     def _head_parts(self, admitted: Admitted, endpoint: Endpoint) -> list[bytes]:
@@ -138,12 +137,22 @@ class ProxiedLane:
             return None
         has_length = flags & HAS_LENGTH != 0
         if flags & COMPRESSIBLE and (not has_length or len(body) >= self._coded_from):
-            coded = self._coded(response, self._kept(response), body, request)
+            if self._coded_heads is None:
+                return None
+            lines = []
+            asked: Fields = []
+            for field in response.raw_fields:
+                flag, line, _ = plain_fields[field]
+                if flag & CODING:
+                    asked.append(field)
+                else:
+                    lines.append(line)
+            coded = self._coded_heads.answer(response.status_code, asked, body, request)
             if coded is None:
                 return None
-            fields, body = coded
-            lines = [lines_of(fields)]
-            has_length = get_first(fields, b"content-length") is not None
+            has_length = has_length or coded[1] is not body
+            coded_lines, body = coded
+            lines.append(coded_lines)
         if self._id_line:
             lines += (self._id_line, exchange.request_id.encode("ascii"), b"\r\n")
         lines.append(self._added[exchange.scheme])
@@ -167,7 +176,9 @@ class ProxiedLane:
         if flags & NOT_PLAIN or response.status_code in self._retried:
             return None
         if flags & COMPRESSIBLE and (not flags & HAS_LENGTH or len(body) >= self._coded_from):
-            coded = self._coded(response, fields, body, request)
+            if self._compression is None:
+                return None
+            coded = self._compression.whole_answer(response.status_code, fields, body, request)
             if coded is None:
                 return None
             fields, body = coded
@@ -177,17 +188,6 @@ class ProxiedLane:
         if not flags & HAS_DATE:
             fields.append((b"date", http_date(time.time())))
         return fields, body
-
-    def _kept(self, response: InboundResponse) -> Fields:
-        plain_fields = self.plain_fields
-        return [kept for field in response.raw_fields if (kept := plain_fields[field][2]) is not None]
-
-    def _coded(
-        self, response: InboundResponse, fields: Fields, body: bytes, request: Fields
-    ) -> tuple[Fields, bytes] | None:
-        if self._compression is None:
-            return None
-        return self._compression.whole_answer(response.status_code, fields, body, request)
 
 
 class ExpressExchange:

@@ -79,7 +79,7 @@ class StoredLane:
         scheme = admitted.identity.scheme
         now = cache.clock()
         key = cache.key(scheme, admitted.public_host, target, admitted.fields)
-        entry = cache.fresh_now(key, admitted.fields, now)
+        entry = cache.fresh_now(key, admitted, now)
         if entry is None:
             return False
         head = entry.sent_as

@@ -9,8 +9,8 @@ from gateway.http.coding import DECODABLE
 from gateway.http.fields import Fields, add_vary, get_first, get_joined, without
 from gateway.http.negotiation import IDENTITY, choose_coding, is_accepted, parse_codings
 
-CODED_NAMES = frozenset([b"content-encoding", b"content-length", b"vary"])
-"""Fields that a coded answer has and the plain one may not have."""
+DECIDING_NAMES = frozenset([b"cache-control", b"content-encoding", b"content-type", b"vary"])
+"""Fields from which, beside status and length, it follows what is done; what becomes of any other does not matter."""
 
 # What a body in another coding no longer has: the name of its coding, its length, its byte positions, and the digests
 # over its bytes.
@@ -25,7 +25,13 @@ _STALE_FIELDS = frozenset(
         b"digest",
     ]
 )
-_DECIDING = frozenset([b"content-length", b"content-type", b"content-encoding", b"cache-control"])
+CODING_NAMES = _STALE_FIELDS | DECIDING_NAMES | {b"etag"}
+"""Fields that coding looks at, changes or drops."""
+
+ADDED_NAMES = frozenset([b"content-encoding", b"content-length", b"vary"])
+"""Fields that a coded answer has, whether the plain one has them or not."""
+
+_READ = frozenset([b"content-length", b"content-type", b"content-encoding", b"cache-control"])
 _NEVER_CODED = frozenset([204, 205, 206])
 _MAX_APPLIED = 3
 # Thousands of streams of events may be open at a time, and each keeps its encoder: one for bodies of this length has
@@ -81,7 +87,7 @@ class CodingRule:
         media_type = coded = b""
         # One pass over the fields, for most answers are small and need no more than that: 0.7 us instead of 3.
         for name, value in fields:
-            if name not in _DECIDING:
+            if name not in _READ:
                 continue
             if name == b"content-length":
                 length = int(value) if value.isdigit() else None

@@ -114,10 +114,12 @@ class CompressionMiddleware:
         coding = plan.coding
         if coding == IDENTITY or len(body) < self.rule.min_size:
             return plan.fields, body
-        if not self.may_hold_loop(coding, len(body)):
-            return None
-        coded = self.short_coders[coding](body)
-        return fields_of_coded(plan.fields, coding, len(coded)), coded
+        coded = self.coded_now(coding, body)
+        return None if coded is None else (fields_of_coded(plan.fields, coding, len(coded)), coded)
+
+    def coded_now(self, coding: str, body: bytes) -> bytes | None:
+        """A whole body in ``coding``; None where that would hold the event loop too long."""
+        return self.short_coders[coding](body) if self.may_hold_loop(coding, len(body)) else None
 
     def may_hold_loop(self, coding: str, size: int) -> bool:
         """Whether so many bytes may be coded before the event loop turns."""
