@@ -152,6 +152,9 @@ class Exchange:
         """Rules of the chosen route, run on every response head, whoever made it."""
 
 
+_MAX_NOTES = 64
+
+
 class Admitted:
     """A header section that has been let in: who sent it, and what of it may be read.
 
@@ -198,6 +201,12 @@ class Admitted:
         self.has_weak_tags = any([b"W/" in value for name, value in fields if name == b"if-none-match"])
         self.notes: dict[object, Any] = {}
 
+    def note(self, about: object, value: Any) -> None:
+        """Keep ``value`` in ``notes``, of which there are not many: what they are about comes and goes."""
+        if len(self.notes) >= _MAX_NOTES:
+            self.notes.clear()
+        self.notes[about] = value
+
     def describe(self, exchange: Exchange, request_id: str) -> None:
         """Write down who sent the request; ``request_id`` is for one that brought none."""
         identity = self.identity
@@ -210,12 +219,6 @@ class Admitted:
         exchange.public_host = self.public_host
         exchange.request_id = self.request_id or request_id
         exchange.user = self.user
-
-    def note(self, key: object, what: object) -> None:
-        """Keep something among the notes, which are bounded: routes and endpoints come and go under a client."""
-        if len(self.notes) >= _MAX_NOTES:
-            self.notes.clear()
-        self.notes[key] = what
 
 
 def record_ended(exchange: Exchange, recorders: Iterable[Recorder]) -> None:

@@ -197,7 +197,12 @@ class Compiler:
             compress = config.compress
             types = COMPRESSIBLE_TYPES if compress.types is None else compress.types
             app = compression = CompressionMiddleware(
-                app, codings=compress.codings, min_size=compress.min_size, types=types, level=compress.level
+                app,
+                codings=compress.codings,
+                min_size=compress.min_size,
+                types=types,
+                level=compress.level,
+                turn=self._runtime.coding_turn,
             )
         if config.cache is not None:
             app = self._cache(app, config, config.cache)

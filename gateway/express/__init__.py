@@ -10,6 +10,7 @@ does, and the client sees the same.
 
     table      Express: from a header section and a target to a lane
     fields     what becomes of a field of an upstream's response
+    coded      what becomes of a response that may be coded
     proxied    the lane to an upstream
     stored     the lane to the cache's store
     guarded    a lane before which it is decided who may use it, and how much

@@ -89,8 +89,9 @@ class MountedExpress:
         head = waiting.lane.public_head(waiting, response)
         if head is None:
             return False
-        lines, body = framed(*head, response.whole)
-        waiting.settle(response)
+        size = len(head[2])
+        lines, body = framed(*head)
+        waiting.settle(response, size)
         try:
             self._uvicorn.write(cycle, response.status_code, lines, body)
         except BaseException:
@@ -203,12 +204,13 @@ async def _send(express: Express, waiting: _Waiting, send: Send) -> bool:
     response, exchange = waiting.response, waiting.exchange
     if response is None or response.whole is None:
         return False
-    fields = waiting.lane.public_fields(waiting, response)
-    if fields is None:
+    answer = waiting.lane.public_answer(waiting, response)
+    if answer is None:
         return False
-    waiting.settle(response)
+    fields, body = answer
+    waiting.settle(response, len(body))
     try:
-        await _send_both(send, response.status_code, fields, response.whole)
+        await _send_both(send, response.status_code, fields, body)
     except BaseException:
         exchange.outcome = "aborted"
         raise

@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ClientLeft, ConnectionBroken
 from gateway.exchange import Admitted, Attempt, Exchange
+from gateway.express.coded import CodedHeads
 from gateway.express.fields import (
+    CODING,
     COMPRESSIBLE,
     HAS_DATE,
     HAS_LENGTH,
     HAS_VARY,
     NOT_PLAIN,
     REFERS,
-    Compression,
     PlainFields,
     lines_of,
 )
+from gateway.http.coded_answer import ADDED_NAMES
 from gateway.http.dates import http_date
 from gateway.http.fields import Fields
 from gateway.http.hop_by_hop import inbound_fields
+from gateway.middleware.compression import CompressionMiddleware
 from gateway.proxy.outbound import Outbound
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.http1 import Http1Transport
@@ -59,7 +62,7 @@ class ProxiedLane:
         attempt_timeout_s: float,
         idle_timeout_s: float,
         retried: frozenset[Any],
-        compression: Compression | None,
+        compression: CompressionMiddleware | None,
     ) -> None:
         self.name = name
         self.upstream = upstream
@@ -73,7 +76,10 @@ class ProxiedLane:
         self._retried = retried | _NOT_PLAIN_STATUSES
         self.is_coded = compression is not None
         """Whether tags that the client knows may have been weakened: the upstream needs to see their strong form."""
-        self._coded_from = compression.min_size if compression is not None else 0
+        self._coded_from = compression.rule.min_size if compression is not None else 0
+        # On the long way the route's rules see what coding adds.
+        self._compression = compression if plain_fields.leaves_alone(ADDED_NAMES) else None
+        self._coded_heads = CodedHeads(self._compression) if self._compression is not None else None
         self._request_id_name = request_id_name
         self._id_line = request_id_name + b": " if request_id_name else b""
         self._is_sticky = upstream.settings.sticky is not None
@@ -142,8 +148,11 @@ class ProxiedLane:
         head = request_head(b"GET", b"/", fields, None)
         return head.removeprefix(b"GET /").split(self._mark.encode("ascii"))
 
-    def public_head(self, begun: ExpressExchange, response: InboundResponse) -> tuple[bytes, bool] | None:
-        """The lines of the client's response head, and whether the length is among them; None if it takes more work."""
+    def public_head(self, begun: ExpressExchange, response: InboundResponse) -> tuple[bytes, bool, bytes] | None:
+        """What the client gets: the lines of the head, whether the length is among them, and the body.
+
+        None if it takes more work.
+        """
         flags = 0
         lines = []
         plain_fields = self.plain_fields
@@ -153,6 +162,25 @@ class ProxiedLane:
             lines.append(line)
         if not self._is_plain(flags, begun, response):
             return None
+        body = response.whole or b""
+        has_length = flags & HAS_LENGTH != 0
+        if flags & COMPRESSIBLE and (not has_length or len(body) >= self._coded_from):
+            if self._coded_heads is None:
+                return None
+            lines = []
+            asked: Fields = []
+            for field in response.raw_fields:
+                flag, line, _ = plain_fields[field]
+                if flag & CODING:
+                    asked.append(field)
+                else:
+                    lines.append(line)
+            coded = self._coded_heads.answer(response.status_code, asked, body, begun.admitted.fields)
+            if coded is None:
+                return None
+            has_length = has_length or coded[1] is not body
+            coded_lines, body = coded
+            lines.append(coded_lines)
         exchange = begun.exchange
         if self._is_sticky:
             self._stick(begun)
@@ -163,10 +191,10 @@ class ProxiedLane:
         lines.append((self._added_beside_vary if flags & HAS_VARY else self._added)[exchange.scheme])
         if not flags & HAS_DATE:
             lines.append(b"date: %b\r\n" % http_date(time.time()))
-        return b"".join(lines), bool(flags & HAS_LENGTH)
+        return b"".join(lines), has_length, body
 
-    def public_fields(self, begun: ExpressExchange, response: InboundResponse) -> Fields | None:
-        """The fields of the client's response head; None if it takes more work."""
+    def public_answer(self, begun: ExpressExchange, response: InboundResponse) -> tuple[Fields, bytes] | None:
+        """The same as fields and body."""
         flags = 0
         fields: Fields = []
         plain_fields = self.plain_fields
@@ -177,6 +205,14 @@ class ProxiedLane:
                 fields.append(kept)
         if not self._is_plain(flags, begun, response):
             return None
+        body = response.whole or b""
+        if flags & COMPRESSIBLE and (not flags & HAS_LENGTH or len(body) >= self._coded_from):
+            if self._compression is None:
+                return None
+            coded = self._compression.whole_answer(response.status_code, fields, body, begun.admitted.fields)
+            if coded is None:
+                return None
+            fields, body = coded
         exchange = begun.exchange
         if self._is_sticky:
             self._stick(begun)
@@ -187,7 +223,7 @@ class ProxiedLane:
         fields += [field for field in added if field[0] != b"vary"] if flags & HAS_VARY else added
         if not flags & HAS_DATE:
             fields.append((b"date", http_date(time.time())))
-        return fields
+        return fields, body
 
     def _stick(self, begun: ExpressExchange) -> None:
         """Bring the client back to the endpoint, if it has not been told so before."""
@@ -198,14 +234,13 @@ class ProxiedLane:
             exchange.response_fields.append((b"set-cookie", cookie))
 
     def _is_plain(self, flags: int, begun: ExpressExchange, response: InboundResponse) -> bool:
+        """Whether nothing but a coding can still need more work."""
         if flags & NOT_PLAIN or response.status_code in self._retried:
             return False
         if flags & REFERS and begun.admitted.prefix:
             return False
-        if flags & HAS_VARY and sum(name == b"vary" for name, _ in response.raw_fields) > 1:
-            # Only one of them says what was added.
-            return False
-        return not flags & COMPRESSIBLE or (flags & HAS_LENGTH != 0 and len(response.whole or b"") < self._coded_from)
+        # Only one of several says what was added.
+        return not flags & HAS_VARY or sum(name == b"vary" for name, _ in response.raw_fields) == 1
 
 
 def framed(lines: bytes, has_length: bool, body: bytes) -> tuple[bytes, bytes]:
@@ -331,14 +366,14 @@ class ExpressExchange:
 
     # Endings.
 
-    def settle(self, response: InboundResponse) -> None:
-        """A plain answer, complete by now: the endpoint has done well and is free."""
+    def settle(self, response: InboundResponse, size: int) -> None:
+        """A plain answer, complete by now, ``size`` bytes for the client: the endpoint has done well and is free."""
         exchange = self.exchange
         attempt = exchange.attempts[0]
         attempt.status = exchange.status = response.status_code
         attempt.head_s = time.monotonic() - attempt.started
         attempt.outcome = "ok"
-        exchange.body_bytes_out = len(response.whole or b"")
+        exchange.body_bytes_out = size
         exchange.upstream = self.lane.upstream_name
         self.is_settled = True
         self.lane.upstream.succeeded(self.endpoint)

@@ -89,7 +89,7 @@ class StoredLane:
         scheme = admitted.identity.scheme
         now = cache.clock()
         key = cache.key(scheme, admitted.public_host, admitted.prefix + target, admitted.fields)
-        entry = cache.fresh_now(key, admitted.fields, now)
+        entry = cache.fresh_now(key, admitted, now)
         if entry is None or ((admitted.user or admitted.has_certificate) and not entry.freshness.for_authorized):
             return False
         head = entry.sent_as

@@ -56,7 +56,7 @@ class ExpressCycle(ExpressExchange):
 
     def answer(self, response: InboundResponse, body: bytes) -> None:
         try:
-            self._answer(response, body)
+            self._answer(response)
         except Exception:
             # Whoever calls is the upstream's connection: the failure is none of its.
             logger.exception("request %s on route %r failed", self.exchange.request_id, self.lane.name)
@@ -66,7 +66,7 @@ class ExpressCycle(ExpressExchange):
             else:
                 self.go_on()
 
-    def _answer(self, response: InboundResponse, body: bytes) -> None:
+    def _answer(self, response: InboundResponse) -> None:
         protocol = self._protocol
         if protocol.write_paused is not None:
             self.go_on()
@@ -75,9 +75,10 @@ class ExpressCycle(ExpressExchange):
         if public is None:
             self.go_on()
             return
-        lines, body = framed(*public, body)
+        size = len(public[2])
+        lines, body = framed(*public)
         write_whole(self._transport, response.status_code, lines, body, keep_alive=self.keep_alive)
-        self.settle(response)
+        self.settle(response, size)
         self._express.end(self)
         protocol.response_done(self)
 

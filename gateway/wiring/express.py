@@ -7,7 +7,7 @@ from collections.abc import Callable
 from gateway.config.routes import RouteConfig
 from gateway.config.upstreams import UpstreamConfig
 from gateway.exchange import ResponseRule
-from gateway.express.fields import Compression, PlainFields, are_left_alone
+from gateway.express.fields import PlainFields, are_left_alone
 from gateway.express.proxied import ProxiedLane
 from gateway.express.shared import SharedLane
 from gateway.express.stored import StoredLane
@@ -15,6 +15,7 @@ from gateway.express.table import Lane
 from gateway.http.fields import Fields
 from gateway.http.header_rules import HeaderRules
 from gateway.middleware.cache import CacheMiddleware
+from gateway.middleware.compression import CompressionMiddleware
 from gateway.middleware.cors import CorsRule
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.retry import conditions
@@ -40,7 +41,7 @@ def proxied_lane(
     upstream_config: UpstreamConfig,
     *,
     outbound: Outbound,
-    compression: Compression | None,
+    compression: CompressionMiddleware | None,
     response_rules: tuple[ResponseRule, ...],
     request_id_name: bytes,
 ) -> Lane | None:
@@ -64,7 +65,7 @@ def proxied_lane(
             own=frozenset(filter(None, [request_id_name])),
             answer_rules=tuple(answer_rules(config, upstream_config)),
             response_rules=response_rules,
-            compression=compression,
+            coding_rule=None if compression is None else compression.rule,
         ),
         request_id_name=request_id_name,
         timeout_s=config.timeout,

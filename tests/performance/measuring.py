@@ -51,6 +51,19 @@ def stored(connection: socket.socket, number: int) -> None:
     assert head.startswith(b"HTTP/1.1 200 ") and (b"; hit;" in head or number == 0), head
 
 
+def long(connection: socket.socket, number: int) -> None:
+    """Ask for what is worth coding."""
+    connection.sendall(b"GET /long HTTP/1.1\r\nHost: example.com\r\n%b\r\n" % _BROWSER)
+    assert b"\r\ncontent-encoding: " in read_answer(connection)
+
+
+def stored_long(connection: socket.socket, number: int) -> None:
+    """The same, from the cache after the first time."""
+    connection.sendall(b"GET /cached/long HTTP/1.1\r\nHost: example.com\r\n%b\r\n" % _BROWSER)
+    head = read_answer(connection)
+    assert b"\r\ncontent-encoding: " in head and (b"; hit;" in head or number == 0), head
+
+
 def another(connection: socket.socket, number: int) -> None:
     """Ask for something else each time, with its own trace and cookie: nothing is gained by remembering bytes."""
     connection.sendall(
@@ -111,8 +124,10 @@ PATHS = {
     "guarded request": Path(known, _GUARDED),
     "request to a sticky upstream": Path(same, settings={"sticky": {"cookie": "at"}}),
     "request with a body": Path(upload),
+    "request whose answer is coded": Path(long),
     "request on a connection of its own": Path(same, is_cold=True),
     "cache hit": Path(stored, {"cache": True}),
+    "cache hit, coded": Path(stored_long, {"cache": True}),
     "WebSocket message through the tunnel": Path(message, upstream=echo),
     "WebSocket message that is relayed": Path(message, _VIEWED, upstream=echo),
 }
