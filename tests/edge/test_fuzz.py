@@ -134,7 +134,8 @@ def check(runner: asyncio.Runner, bench: Bench, raw: bytes, places: Sequence[int
     note(f"answer {answer!r}")
     note(f"forwarded {forwarded!r}")
     assert not bench.problems, bench.problems
-    made = reference(raw)
+    # A TRACE is answered by the gateway itself, and what follows it on the connection is served.
+    made = [request for request in reference(raw) if request[0] != b"TRACE"]
     assert forwarded == made[: len(forwarded)], made
     check_answers(answer, forwarded)
 
