@@ -281,8 +281,19 @@ class _Compiler:
     ) -> Lane | None:
         """The short way of a route with ``app`` as the outermost layer behind its guards; None when it has none."""
         request_id_name = self._config.server.request_id_header.lower().encode("ascii")
+        lane = self._proxied_lane(route, config, compression, response_rules, request_id_name)
         if isinstance(app, CacheMiddleware):
-            return stored_lane(config, app, response_rules, request_id_name)
+            return stored_lane(config, app, lane, response_rules, request_id_name)
+        return lane
+
+    def _proxied_lane(
+        self,
+        route: Route,
+        config: RouteConfig,
+        compression: CompressionMiddleware | None,
+        response_rules: tuple[ResponseRule, ...],
+        request_id_name: bytes,
+    ) -> Lane | None:
         if config.upstream is None:
             return None
         return proxied_lane(

@@ -30,8 +30,8 @@ from gateway.upstream.messages import InboundResponse
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
-    from gateway.express.guarded import Pass
-    from gateway.express.table import Express, ExpressClient, Way
+    from gateway.express.table import Express, ExpressClient, Passing, Way
+    from gateway.express.unstored import Bypass
     from gateway.middleware.concurrency import InFlight
 
 # Without a body, or of meaning to retries and outlier detection.
@@ -94,7 +94,7 @@ class ProxiedLane:
         target: bytes,
         way: Way,
         client: ExpressClient,
-        passing: Pass | None = None,
+        passing: Passing | None = None,
     ) -> bool:
         """Send the request; False when no endpoint has room. Raises NoEndpoint."""
         if self.is_coded and admitted.has_weak_tags:
@@ -155,6 +155,8 @@ class ProxiedLane:
         if not self._is_plain(flags, response):
             return None
         exchange = begun.exchange
+        if begun.unstored is not None:
+            begun.unstored.finish(exchange, response)
         if self._is_sticky:
             self._stick(begun)
         if self._id_line:
@@ -179,6 +181,8 @@ class ProxiedLane:
         if not self._is_plain(flags, response):
             return None
         exchange = begun.exchange
+        if begun.unstored is not None:
+            begun.unstored.finish(exchange, response)
         if self._is_sticky:
             self._stick(begun)
         if self._request_id_name:
@@ -228,6 +232,7 @@ class ExpressExchange:
         "lane",
         "place",
         "response",
+        "unstored",
         "was_stale",
         "way",
     )
@@ -246,6 +251,8 @@ class ExpressExchange:
         self._connection: Http1Connection | None = None
         self.place: InFlight | None = None
         """Where it is counted while it lasts, on a route that bounds how many there are."""
+        self.unstored: Bypass | None = None
+        """Why a cache was not asked, on a route that has one."""
         self.endpoint: Endpoint
         self.admitted: Admitted
         self.way: Way

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from gateway.exchange import Admitted, ResponseRule
 from gateway.express.fields import after_rules, lines_of
+from gateway.express.unstored import Bypass
 from gateway.http.cache_key import CacheKey
 from gateway.http.fields import Fields, content_length, get_first
 from gateway.middleware.cache import CacheMiddleware
 from gateway.stores.base import Entry
 
 if TYPE_CHECKING:
-    from gateway.express.guarded import Pass
-    from gateway.express.table import Express, ExpressClient, Way
+    from gateway.express.table import Express, ExpressClient, Lane, Passing, Way
 
 # Without a body.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304])
@@ -54,7 +54,10 @@ class StoredHead:
 
 
 class StoredLane:
-    """A route with a cache in memory. ``name`` is the route's; ``response_rules`` are for every answer of it."""
+    """A route with a cache in memory. ``name`` is the route's; ``response_rules`` are for every answer of it.
+
+    ``past`` is the lane of requests that go past the store; None when they have none.
+    """
 
     def __init__(
         self,
@@ -63,9 +66,11 @@ class StoredLane:
         *,
         response_rules: tuple[ResponseRule, ...],
         request_id_name: bytes,
+        past: Lane | None,
     ) -> None:
         self.name = name
         self._cache = cache
+        self._past = past
         self._response_rules = response_rules
         self._request_id_name = request_id_name
 
@@ -76,16 +81,23 @@ class StoredLane:
         target: bytes,
         way: Way,
         client: ExpressClient,
-        passing: Pass | None = None,
+        passing: Passing | None = None,
     ) -> bool:
-        """Answer from the store; False when it has nothing that is fresh, or the request asks for more than that."""
+        """Answer from the store, or go past it.
+
+        False when it has nothing that is fresh, or the request asks for more than that.
+        """
         cache = self._cache
-        asks_nothing = admitted.notes.get(self)
-        if asks_nothing is None:
-            asks_nothing = cache.asks_nothing(admitted.fields)
-            admitted.note(self, asks_nothing)
+        asked: tuple[bool, str] | None = admitted.notes.get(self)
+        if asked is None:
+            asked = (cache.asks_nothing(admitted.fields), cache.bypass_of(admitted.fields))
+            admitted.note(self, asked)
+        asks_nothing, bypass = asked
         if not asks_nothing:
-            return False
+            past = self._past
+            if past is None or not bypass:
+                return False
+            return past.begin(express, admitted, target, way, client, Bypass(cache, bypass, passing))
         scheme = admitted.identity.scheme
         now = cache.clock()
         key = cache.key(scheme, admitted.public_host, target, admitted.fields)

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import ClientLeft, GatewayError
 from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange
+from gateway.http.cache_control import request_directives
 from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting, forwarded_parts
 from gateway.http.cache_status import Forward
 from gateway.http.caching import StoragePolicy, may_serve_fetch, reuse
@@ -38,7 +39,7 @@ from gateway.middleware.cache_handle import Cache
 from gateway.middleware.cache_past import PastStore, PublicParts
 from gateway.middleware.cache_plan import FlightPlan
 from gateway.middleware.cache_report import Report, note
-from gateway.middleware.cache_request import DECIDING_FIELDS, CacheRequest
+from gateway.middleware.cache_request import DECIDING_FIELDS, CacheRequest, bypass_of, deciding_fields
 from gateway.stores.base import CacheStore, Entry
 
 __all__ = ["Cache", "CacheMiddleware"]
@@ -193,6 +194,17 @@ class CacheMiddleware:
     def asks_nothing(self, headers: Fields) -> bool:
         """Whether no field decides how the store may be used."""
         return self._deciding.isdisjoint([field[0] for field in headers])
+
+    def bypass_of(self, headers: Fields) -> str:
+        """Why a GET with these fields goes past the store; empty for one that does not, or wants nothing else."""
+        present = deciding_fields(headers)
+        if request_directives(get_joined(headers, b"cache-control")).only_if_cached:
+            return ""
+        return bypass_of(headers, present, ignore_cookies=self._ignores_cookies, key_cookies=self.keys.cookies)
+
+    def bypass_fields(self, status: int, detail: str) -> Fields:
+        """Cache-Status of the answer to a request that went past the store because of ``detail``."""
+        return self._past.fields("bypass", status, detail)
 
     def fresh_now(self, key: CacheKey, headers: Fields, now: float) -> Entry | None:
         """The answer for a GET that asks nothing, from a client whom nobody has identified; None to have it called."""

@@ -78,7 +78,7 @@ async def second_exchange(
                 exchange.status,
                 exchange.outcome,
                 exchange.body_bytes_out,
-                exchange.cache,
+                (exchange.cache, exchange.cache_detail),
                 exchange.client,
                 exchange.host,
                 exchange.scheme,

@@ -28,6 +28,8 @@ PASSWORD = (b"Authorization", b"Basic " + b64encode(b"bob:blau"))
 CORS = {"cors": {"origins": ["https://a.example"]}}
 ORIGIN = (b"Origin", b"https://a.example")
 
+FRESH = (b"Cache-Control", b"max-age=600")
+
 PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
     # name: (keys of the route, the upstream's answer, the request)
     "plain": ({}, response(200, [JSON, DATE], b"hello"), request()),
@@ -156,6 +158,41 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [(b"Vary", b"Accept"), DATE], b"a"),
         request(fields=[ORIGIN]),
     ),
+    "cached, and a cookie": (
+        {"cache": True},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"Cookie", b"a=1")]),
+    ),
+    "cached, and a cookie, and the upstream has a cache too": (
+        {"cache": True},
+        response(404, [(b"Cache-Status", b"origin; hit"), FRESH, DATE], b"a"),
+        request(fields=[(b"Cookie", b"a=1"), (b"Cache-Control", b"no-cache")]),
+    ),
+    "cached silently, and a cookie": (
+        {"cache": {"status_header": False}},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"Cookie", b"a=1")]),
+    ),
+    "cached, and a cookie beside one of the key": (
+        {"cache": {"cookies": ["lang"]}},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"Cookie", b"lang=en; a=1")]),
+    ),
+    "cached, and a precondition": (
+        {"cache": True},
+        response(412, [DATE], b"no"),
+        request(fields=[(b"If-Match", b'"a"')]),
+    ),
+    "cached, and another method in a field": (
+        {"cache": True},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"X-HTTP-Method-Override", b"DELETE")]),
+    ),
+    "cached and guarded, and a cookie": (
+        {"cache": True, "auth": API_KEYS, "rate_limit": {"rate": "10/h", "burst": 5}, "max_concurrent": 2, **CORS},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[KEY, ORIGIN, (b"Cookie", b"a=1")]),
+    ),
     "everything that guards": (
         {
             "auth": API_KEYS,
@@ -216,6 +253,21 @@ LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         request(target=b"/items/7"),
     ),
     "CORS and two Vary": (CORS, response(200, [(b"Vary", b"A"), (b"Vary", b"B"), DATE], b"a"), request()),
+    "cached, a cookie, and nothing but what is stored": (
+        {"cache": True},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"Cookie", b"a=1"), (b"Cache-Control", b"Only-If-Cached")]),
+    ),
+    "cached, a cookie, and work on its way": (
+        {"cache": True, "compress": True},
+        response(200, [FRESH, JSON, DATE], b'{"a": 1}' * 500),
+        request(fields=[(b"Cookie", b"a=1"), (b"Accept-Encoding", b"gzip")]),
+    ),
+    "cached, and a validator": (
+        {"cache": True},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"If-None-Match", b'"a"')]),
+    ),
     "preflight": (
         CORS,
         response(200, [DATE], b"a"),

@@ -1,0 +1,40 @@
+"""What a cached route passes on to its upstream without the store: the answer says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.exchange import Exchange
+from gateway.middleware.cache import CacheMiddleware
+from gateway.middleware.cache_report import note
+from gateway.upstream.messages import InboundResponse
+
+if TYPE_CHECKING:
+    from gateway.express.proxied import ExpressExchange
+    from gateway.express.table import Passing
+
+
+class Bypass:
+    """A request that goes past the store because of ``detail``; ``before`` is how it came past the route's guards."""
+
+    __slots__ = ("_before", "_cache", "_detail")
+
+    def __init__(self, cache: CacheMiddleware, detail: str, before: Passing | None) -> None:
+        self._cache = cache
+        self._detail = detail
+        self._before = before
+
+    def count(self, exchange: Exchange) -> bool:
+        """Note what the cache has to do with a request that is certain to begin."""
+        note(exchange, "bypass", self._detail)
+        return self._before is None or self._before.count(exchange)
+
+    def hold(self, begun: ExpressExchange) -> None:
+        """Have the answer say so."""
+        begun.unstored = self
+        if self._before is not None:
+            self._before.hold(begun)
+
+    def finish(self, exchange: Exchange, response: InboundResponse) -> None:
+        """Say so in an answer that is about to leave."""
+        exchange.response_fields += self._cache.bypass_fields(response.status_code, self._detail)
