@@ -31,7 +31,7 @@ from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
     from gateway.express.table import Express, ExpressClient, Passing, Way
-    from gateway.express.unstored import Bypass
+    from gateway.express.unstored import Alone, Bypass
     from gateway.middleware.concurrency import InFlight
 
 # Without a body, or of meaning to retries and outlier detection.
@@ -156,7 +156,7 @@ class ProxiedLane:
             return None
         exchange = begun.exchange
         if begun.unstored is not None:
-            begun.unstored.finish(exchange, response)
+            begun.unstored.finish(begun, response)
         if self._is_sticky:
             self._stick(begun)
         if self._id_line:
@@ -182,7 +182,7 @@ class ProxiedLane:
             return None
         exchange = begun.exchange
         if begun.unstored is not None:
-            begun.unstored.finish(exchange, response)
+            begun.unstored.finish(begun, response)
         if self._is_sticky:
             self._stick(begun)
         if self._request_id_name:
@@ -251,7 +251,7 @@ class ExpressExchange:
         self._connection: Http1Connection | None = None
         self.place: InFlight | None = None
         """Where it is counted while it lasts, on a route that bounds how many there are."""
-        self.unstored: Bypass | None = None
+        self.unstored: Alone | Bypass | None = None
         """Why a cache was not asked, on a route that has one."""
         self.endpoint: Endpoint
         self.admitted: Admitted

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.exchange import Admitted, ResponseRule
 from gateway.express.fields import after_rules, lines_of
-from gateway.express.unstored import Bypass
+from gateway.express.unstored import Alone, Bypass
 from gateway.http.cache_key import CacheKey
 from gateway.http.fields import Fields, content_length, get_first
 from gateway.middleware.cache import CacheMiddleware
@@ -93,8 +93,8 @@ class StoredLane:
             asked = (cache.asks_nothing(admitted.fields), cache.bypass_of(admitted.fields))
             admitted.note(self, asked)
         asks_nothing, bypass = asked
+        past = self._past
         if not asks_nothing:
-            past = self._past
             if past is None or not bypass:
                 return False
             return past.begin(express, admitted, target, way, client, Bypass(cache, bypass, passing))
@@ -102,7 +102,13 @@ class StoredLane:
         now = cache.clock()
         key = cache.key(scheme, admitted.public_host, target, admitted.fields)
         entry = cache.fresh_now(key, admitted.fields, now)
-        if entry is None or ((admitted.user or admitted.has_certificate) and not entry.freshness.for_authorized):
+        is_identified = admitted.has_certificate or admitted.user != ""
+        if entry is None:
+            if past is None or not cache.is_for_each_alone(key, now):
+                return False
+            alone = Alone(cache, key, passing, is_identified=is_identified, requested_at=now)
+            return past.begin(express, admitted, target, way, client, alone)
+        if is_identified and not entry.freshness.for_authorized:
             return False
         head = entry.sent_as
         if not isinstance(head, StoredHead) or head.lane is not self:

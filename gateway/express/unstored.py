@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.exchange import Exchange
+from gateway.http.cache_key import CacheKey
+from gateway.http.hop_by_hop import inbound_fields
 from gateway.middleware.cache import CacheMiddleware
 from gateway.middleware.cache_report import note
 from gateway.upstream.messages import InboundResponse
@@ -35,6 +37,51 @@ class Bypass:
         if self._before is not None:
             self._before.hold(begun)
 
-    def finish(self, exchange: Exchange, response: InboundResponse) -> None:
+    def finish(self, begun: ExpressExchange, response: InboundResponse) -> None:
         """Say so in an answer that is about to leave."""
-        exchange.response_fields += self._cache.bypass_fields(response.status_code, self._detail)
+        begun.exchange.response_fields += self._cache.bypass_fields(response.status_code, self._detail)
+
+
+class Alone:
+    """A request for what nobody else can get as well; ``requested_at`` in seconds since the epoch."""
+
+    __slots__ = ("_before", "_cache", "_is_identified", "_key", "_requested_at")
+
+    def __init__(
+        self,
+        cache: CacheMiddleware,
+        key: CacheKey,
+        before: Passing | None,
+        *,
+        is_identified: bool,
+        requested_at: float,
+    ) -> None:
+        self._cache = cache
+        self._key = key
+        self._before = before
+        self._is_identified = is_identified
+        self._requested_at = requested_at
+
+    def count(self, exchange: Exchange) -> bool:
+        """Note what the cache has to do with a request that is certain to begin."""
+        note(exchange, "miss")
+        return self._before is None or self._before.count(exchange)
+
+    def hold(self, begun: ExpressExchange) -> None:
+        """Have the answer judged."""
+        begun.unstored = self
+        if self._before is not None:
+            self._before.hold(begun)
+
+    def finish(self, begun: ExpressExchange, response: InboundResponse) -> None:
+        """Judge an answer that is about to leave, and say in it why it was not stored."""
+        exchange = begun.exchange
+        reason, own = self._cache.alone_fields(
+            self._key,
+            response.status_code,
+            inbound_fields(response.raw_fields, drop=begun.lane.hidden),
+            authorized=self._is_identified,
+            requested_at=self._requested_at,
+        )
+        note(exchange, "miss", reason)
+        exchange.response_fields += own

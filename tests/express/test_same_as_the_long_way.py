@@ -178,6 +178,27 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [FRESH, DATE], b"a"),
         request(fields=[(b"Cookie", b"lang=en; a=1")]),
     ),
+    "cached, and not to be": ({"cache": True}, response(200, [(b"Cache-Control", b"no-store"), DATE], b"a"), request()),
+    "cached, and private": (
+        {"cache": {"tags_header": "X-Tags"}, "hide_headers": ["X-Tags"]},
+        response(200, [(b"Cache-Control", b"private, max-age=9"), (b"Age", b"3"), (b"X-Tags", b"a"), DATE], b"a"),
+        request(),
+    ),
+    "cached, and a cookie comes": (
+        {"cache": True, "rewrite_cookies": {"path": {"/a": "/b"}}},
+        response(200, [FRESH, (b"Set-Cookie", b"a=1; Path=/a"), DATE], b"a"),
+        request(),
+    ),
+    "cached, and not for those who are known": (
+        {"cache": True, "auth": API_KEYS, "rate_limit": {"rate": "10/h", "burst": 5}, "max_concurrent": 1},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[KEY]),
+    ),
+    "cached silently, and not to be": (
+        {"cache": {"status_header": False}},
+        response(404, [(b"Cache-Control", b"no-store"), DATE], b"a"),
+        request(),
+    ),
     "cached, and a precondition": (
         {"cache": True},
         response(412, [DATE], b"no"),
@@ -262,6 +283,16 @@ LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         {"cache": True, "compress": True},
         response(200, [FRESH, JSON, DATE], b'{"a": 1}' * 500),
         request(fields=[(b"Cookie", b"a=1"), (b"Accept-Encoding", b"gzip")]),
+    ),
+    "cached, and not to be without being asked": (
+        {"cache": True},
+        response(200, [(b"Cache-Control", b"no-cache"), (b"ETag", b'"a"'), DATE], b"a"),
+        request(),
+    ),
+    "cached, and nothing to be, when it is not well": (
+        {"cache": True, "retry": False},
+        response(503, [(b"Cache-Control", b"no-store"), DATE], b"a"),
+        request(),
     ),
     "cached, and a validator": (
         {"cache": True},
