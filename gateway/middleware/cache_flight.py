@@ -384,8 +384,9 @@ class Flight:
         self.body.wake()
 
     def _tell(self) -> None:
-        self.decided.set()
-        self.leader_may_go.set()
+        if not self.decided.is_set():
+            self.decided.set()
+            self.leader_may_go.set()
 
     def _fail(self, error: Exception) -> None:
         self.error = error

@@ -61,7 +61,9 @@ def bypass_of(headers: Fields, present: frozenset[bytes], *, ignore_cookies: boo
 
     ``present`` are those among them that decide.
     """
-    if b"transfer-encoding" in present or get_first(headers, b"content-length") not in (None, b"0"):
+    if b"transfer-encoding" in present or (
+        b"content-length" in present and get_first(headers, b"content-length") != b"0"
+    ):
         return "body"
     if b"if-match" in present or b"if-unmodified-since" in present:
         # Only the upstream can tell, RFC 9111 section 4.3.2.
