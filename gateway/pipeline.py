@@ -43,6 +43,7 @@ from gateway.config.routes import RouteConfig
 from gateway.errors import Forbidden, GatewayError
 from gateway.exchange import SCOPE_KEY, Exchange, ResponseRule
 from gateway.express.guarded import GuardedLane, Guards
+from gateway.express.proxied import ProxiedLane
 from gateway.express.resumed import Resumption
 from gateway.express.table import Express, Lane
 from gateway.http.caching import SAFE_METHODS
@@ -293,7 +294,7 @@ class _Compiler:
         compression: CompressionMiddleware | None,
         response_rules: tuple[ResponseRule, ...],
         request_id_name: bytes,
-    ) -> Lane | None:
+    ) -> ProxiedLane | None:
         if config.upstream is None:
             return None
         return proxied_lane(

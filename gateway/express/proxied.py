@@ -285,6 +285,12 @@ class ExpressExchange:
             on_interim=self.inform,
         )
 
+    def leave(self, admitted: Admitted, way: Way) -> None:
+        """Go on through the layers before anything was sent; it is for them to choose an endpoint."""
+        self.admitted, self.way = admitted, way
+        self.is_taken = True
+        self.go_on()
+
     # What the connection tells.
 
     def done(self) -> bool:

@@ -14,7 +14,8 @@ from gateway.middleware.cache import CacheMiddleware
 from gateway.stores.base import Entry
 
 if TYPE_CHECKING:
-    from gateway.express.table import Express, ExpressClient, Lane, Passing, Way
+    from gateway.express.proxied import ProxiedLane
+    from gateway.express.table import Express, ExpressClient, Passing, Way
 
 # Without a body.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304])
@@ -66,7 +67,7 @@ class StoredLane:
         *,
         response_rules: tuple[ResponseRule, ...],
         request_id_name: bytes,
-        past: Lane | None,
+        past: ProxiedLane | None,
     ) -> None:
         self.name = name
         self._cache = cache
@@ -83,10 +84,7 @@ class StoredLane:
         client: ExpressClient,
         passing: Passing | None = None,
     ) -> bool:
-        """Answer from the store, or go past it.
-
-        False when it has nothing that is fresh, or the request asks for more than that.
-        """
+        """Answer from the store, go past it, or on to the layer of the cache; False when there is nothing behind."""
         cache = self._cache
         asked: tuple[bool, str] | None = admitted.notes.get(self)
         if asked is None:
@@ -95,21 +93,21 @@ class StoredLane:
         asks_nothing, bypass = asked
         past = self._past
         if not asks_nothing:
-            if past is None or not bypass:
-                return False
-            return past.begin(express, admitted, target, way, client, Bypass(cache, bypass, passing))
+            if past is not None and bypass:
+                return past.begin(express, admitted, target, way, client, Bypass(cache, bypass, passing))
+            return self._go_on(express, admitted, target, way, client, passing)
         scheme = admitted.identity.scheme
         now = cache.clock()
         key = cache.key(scheme, admitted.public_host, target, admitted.fields)
         entry = cache.fresh_now(key, admitted.fields, now)
         is_identified = admitted.has_certificate or admitted.user != ""
         if entry is None:
-            if past is None or not cache.is_for_each_alone(key, now):
-                return False
-            alone = Alone(cache, key, passing, is_identified=is_identified, requested_at=now)
-            return past.begin(express, admitted, target, way, client, alone)
+            if past is not None and cache.is_for_each_alone(key, now):
+                alone = Alone(cache, key, passing, is_identified=is_identified, requested_at=now)
+                return past.begin(express, admitted, target, way, client, alone)
+            return self._go_on(express, admitted, target, way, client, passing)
         if is_identified and not entry.freshness.for_authorized:
-            return False
+            return self._go_on(express, admitted, target, way, client, passing)
         head = entry.sent_as
         if not isinstance(head, StoredHead) or head.lane is not self:
             head = entry.sent_as = self._head(entry, scheme)
@@ -126,6 +124,29 @@ class StoredLane:
         exchange.status = entry.status
         exchange.body_bytes_out = len(body)
         express.record(exchange)
+        return True
+
+    def _go_on(
+        self,
+        express: Express,
+        admitted: Admitted,
+        target: bytes,
+        way: Way,
+        client: ExpressClient,
+        passing: Passing | None,
+    ) -> bool:
+        """Have the layers behind the guards answer: they wait for others who fetch the same, and store what comes."""
+        past = self._past
+        if past is None:
+            return False
+        exchange = express.exchange(admitted, target, way)
+        if passing is not None and not passing.count(exchange):
+            return False
+        express.enter()
+        begun = client.begin_express(express, past, exchange)
+        if passing is not None:
+            passing.hold(begun)
+        begun.leave(admitted, way)
         return True
 
     def _head(self, entry: Entry, scheme: str) -> StoredHead:

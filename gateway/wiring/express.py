@@ -28,7 +28,7 @@ _KNOWN_AHEAD = frozenset(["client_ip", "host", "request_id", "route", "scheme"])
 def stored_lane(
     config: RouteConfig,
     cache: CacheMiddleware,
-    past: Lane | None,
+    past: ProxiedLane | None,
     response_rules: tuple[ResponseRule, ...],
     request_id_name: bytes,
 ) -> Lane | None:
@@ -47,7 +47,7 @@ def proxied_lane(
     compression: Compression | None,
     response_rules: tuple[ResponseRule, ...],
     request_id_name: bytes,
-) -> Lane | None:
+) -> ProxiedLane | None:
     """The lane of a route that goes to one upstream, behind its guards."""
     sticky = () if upstream.settings.sticky is None else (b"set-cookie",)
     headers = config.request_headers

@@ -19,11 +19,13 @@ from tests.performance.measuring import PATHS, cost
 BUDGETS = {
     "request": Count(59, 2, 2, 2, 0),
     "request that differs": Count(102, 2, 2, 2, 0),
-    "guarded request": Count(101, 2, 2, 2, 0),
+    "guarded request": Count(95, 2, 2, 2, 0),
     "request to a sticky upstream": Count(68, 2, 2, 2, 0),
     "request with a body": Count(175, 2, 2, 5, 0),
     "request on a connection of its own": Count(112, 3, 2, 5, 12),
     "cache hit": Count(24, 1, 1, 1, 0),
+    "cache miss": Count(335, 2, 2, 6, 0),
+    "request past the cache": Count(73, 2, 2, 2, 0),
     "WebSocket message through the tunnel": Count(4, 2, 2, 2, 0),
     "WebSocket message that is relayed": Count(94, 2, 2, 4, 2),
 }
