@@ -31,7 +31,7 @@ from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
     from gateway.express.table import Express, ExpressClient, Passing, Way
-    from gateway.express.unstored import Alone, Bypass
+    from gateway.express.unstored import Unstored
     from gateway.middleware.concurrency import InFlight
 
 # Without a body, or of meaning to retries and outlier detection.
@@ -251,7 +251,7 @@ class ExpressExchange:
         self._connection: Http1Connection | None = None
         self.place: InFlight | None = None
         """Where it is counted while it lasts, on a route that bounds how many there are."""
-        self.unstored: Alone | Bypass | None = None
+        self.unstored: Unstored | None = None
         """Why a cache was not asked, on a route that has one."""
         self.endpoint: Endpoint
         self.admitted: Admitted

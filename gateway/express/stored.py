@@ -94,7 +94,7 @@ class StoredLane:
         past = self._past
         if not asks_nothing:
             if past is not None and bypass:
-                return past.begin(express, admitted, target, way, client, Bypass(cache, bypass, passing))
+                return past.begin(express, admitted, target, way, client, Bypass(cache, passing, bypass))
             return self._go_on(express, admitted, target, way, client, passing)
         scheme = admitted.identity.scheme
         now = cache.clock()
@@ -103,7 +103,7 @@ class StoredLane:
         is_identified = admitted.has_certificate or admitted.user != ""
         if entry is None:
             if past is not None and cache.is_for_each_alone(key, now):
-                alone = Alone(cache, key, passing, is_identified=is_identified, requested_at=now)
+                alone = Alone(cache, passing, key, is_identified=is_identified, requested_at=now)
                 return past.begin(express, admitted, target, way, client, alone)
             return self._go_on(express, admitted, target, way, client, passing)
         if is_identified and not entry.freshness.for_authorized:

@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from gateway.express.table import Passing
 
 
-class Bypass:
-    """A request that goes past the store because of ``detail``; ``before`` is how it came past the route's guards."""
+class Unstored:
+    """How a request came past the store; ``before`` is how it came past the route's guards."""
 
-    __slots__ = ("_before", "_cache", "_detail")
+    __slots__ = ("_before", "_cache", "_detail", "_result")
 
-    def __init__(self, cache: CacheMiddleware, detail: str, before: Passing | None) -> None:
+    def __init__(self, cache: CacheMiddleware, before: Passing | None, result: str, detail: str = "") -> None:
         self._cache = cache
-        self._detail = detail
         self._before = before
+        self._result = result
+        self._detail = detail
 
     def count(self, exchange: Exchange) -> bool:
         """Note what the cache has to do with a request that is certain to begin."""
-        note(exchange, "bypass", self._detail)
+        note(exchange, self._result, self._detail)
         return self._before is None or self._before.count(exchange)
 
     def hold(self, begun: ExpressExchange) -> None:
@@ -39,42 +40,41 @@ class Bypass:
 
     def finish(self, begun: ExpressExchange, response: InboundResponse) -> None:
         """Say so in an answer that is about to leave."""
+        raise NotImplementedError
+
+
+class Bypass(Unstored):
+    """A request that goes past the store because of ``detail``."""
+
+    __slots__ = ()
+
+    def __init__(self, cache: CacheMiddleware, before: Passing | None, detail: str) -> None:
+        super().__init__(cache, before, "bypass", detail)
+
+    def finish(self, begun: ExpressExchange, response: InboundResponse) -> None:
         begun.exchange.response_fields += self._cache.bypass_fields(response.status_code, self._detail)
 
 
-class Alone:
+class Alone(Unstored):
     """A request for what nobody else can get as well; ``requested_at`` in seconds since the epoch."""
 
-    __slots__ = ("_before", "_cache", "_is_identified", "_key", "_requested_at")
+    __slots__ = ("_is_identified", "_key", "_requested_at")
 
     def __init__(
         self,
         cache: CacheMiddleware,
-        key: CacheKey,
         before: Passing | None,
+        key: CacheKey,
         *,
         is_identified: bool,
         requested_at: float,
     ) -> None:
-        self._cache = cache
+        super().__init__(cache, before, "miss")
         self._key = key
-        self._before = before
         self._is_identified = is_identified
         self._requested_at = requested_at
 
-    def count(self, exchange: Exchange) -> bool:
-        """Note what the cache has to do with a request that is certain to begin."""
-        note(exchange, "miss")
-        return self._before is None or self._before.count(exchange)
-
-    def hold(self, begun: ExpressExchange) -> None:
-        """Have the answer judged."""
-        begun.unstored = self
-        if self._before is not None:
-            self._before.hold(begun)
-
     def finish(self, begun: ExpressExchange, response: InboundResponse) -> None:
-        """Judge an answer that is about to leave, and say in it why it was not stored."""
         exchange = begun.exchange
         reason, own = self._cache.alone_fields(
             self._key,

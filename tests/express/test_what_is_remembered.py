@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+from gateway.exchange import Admitted
 from gateway.express.fields import NOT_PLAIN, PlainFields
+from gateway.express.shared import SharedLane
+from gateway.http.forwarded import Identity
+from gateway.middleware.cors import CorsRule
 from gateway.server.framing import HeadReader
 
 
@@ -32,6 +38,47 @@ def test_a_rule_that_fails_on_a_field_leaves_it_to_the_layers() -> None:
     fields._answer_rules = (broken,)
     assert fields[b"set-cookie", b"a=1"][0] & NOT_PLAIN
     assert not fields
+
+
+class Lane:
+    """A lane that says no."""
+
+    name = "all"
+
+    def begin(self, *args: Any) -> bool:
+        return False
+
+
+def admitted(*fields: tuple[bytes, bytes]) -> Admitted:
+    return Admitted(cast(Identity, None), "example.com", b"example.com", "", list(fields))
+
+
+def test_notes_about_a_header_section_are_kept_within_bounds() -> None:
+    found = admitted()
+    for number in range(5000):
+        found.note(number, number)
+        assert found.notes[number] == number
+    assert len(found.notes) <= 64
+
+
+def test_lanes_for_origins_are_kept_within_bounds_and_apart() -> None:
+    made: list[Any] = []
+
+    def make(granted: Any) -> Any:
+        made.append(granted)
+        return Lane()
+
+    lane = SharedLane("all", CorsRule(origins=["https://*.example.com"]), make)
+    for number in range(500):
+        origin = b"https://%d.example.com" % number
+        lane.begin(*cast(Any, (None, admitted((b"origin", origin)), b"/", None, None)))
+        assert made[-1] == [(b"access-control-allow-origin", origin)]
+    assert len(lane._lanes) <= 64
+    before = len(made)
+    for origin in (b"https://evil.example", b"null", b""):
+        lane.begin(*cast(Any, (None, admitted((b"origin", origin)), b"/", None, None)))
+    # Those that are told nothing share a lane.
+    assert made[before:] == [[]]
 
 
 def test_lines_of_requests_are_remembered_within_bounds() -> None:
