@@ -11,7 +11,7 @@ from gateway.exchange import BEGUN_KEY, WHOLE_FOLLOWS, Admitted, Exchange
 from gateway.express.proxied import ExpressExchange, ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
-from gateway.http.fields import Fields
+from gateway.http.fields import Fields, may_be_secret
 from gateway.ticker import Ticker
 from gateway.upstream.messages import InboundResponse
 
@@ -19,8 +19,6 @@ from gateway.upstream.messages import InboundResponse
 _PLAIN_TARGET = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}")
 # A request with one of them has a body, or something to negotiate.
 _NOT_PLAIN = frozenset([b"content-length", b"expect", b"transfer-encoding", b"upgrade"])
-# Whoever reads this process's memory shall not find them long after the request.
-_SECRET = frozenset([b"authorization", b"cookie", b"proxy-authorization"])
 _MAX_REMEMBERED = 256
 
 
@@ -96,7 +94,8 @@ class MountedExpress:
         if admitted is None:
             names = {name for name, _ in scope["headers"]}
             admitted = express.admit(scope) if _NOT_PLAIN.isdisjoint(names) else None
-            if admitted is not None and _SECRET.isdisjoint(names):
+            # Whoever reads this process's memory shall not find secrets long after the request.
+            if admitted is not None and not any(map(may_be_secret, names)):
                 self._admitted[key] = admitted
         return admitted
 

@@ -14,7 +14,7 @@ import re
 import httptools
 
 from gateway.errors import BadRequest, HeadersTooLarge, MethodNotImplemented, TargetTooLong
-from gateway.http.fields import Fields
+from gateway.http.fields import Fields, may_be_secret
 
 HEAD_END = b"\r\n\r\n"
 
@@ -41,8 +41,6 @@ _PLAIN_METHODS = frozenset([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE
 _FIELD_LINE = re.compile(_TOKEN_GROUP + rb":[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _MAX_KNOWN_LINES = 2048
 _MAX_KNOWN_LINE_BYTES = 256
-# Whoever reads this process's memory shall not find them long after the request.
-_SECRET = frozenset([b"authorization", b"cookie", b"proxy-authorization"])
 _SPECIAL = frozenset([b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade"])
 
 
@@ -61,7 +59,8 @@ class FieldLines(dict[bytes, tuple[bytes, bytes]]):
         if match is None:
             raise _Doubtful
         field = match[1].lower(), match[2].rstrip(b" \t")
-        if len(line) <= _MAX_KNOWN_LINE_BYTES and field[0] not in _SECRET:
+        # Whoever reads this process's memory shall not find secrets long after the request.
+        if len(line) <= _MAX_KNOWN_LINE_BYTES and not may_be_secret(field[0]):
             if len(self) >= _MAX_KNOWN_LINES:
                 self.clear()
             self[line] = field

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
+
 from gateway.exchange import Admitted
 from gateway.express.fields import NOT_PLAIN, PlainFields
 from gateway.express.shared import SharedLane
+from gateway.http.fields import may_be_secret
 from gateway.http.forwarded import Identity
 from gateway.middleware.cors import CorsRule
 from gateway.server.framing import HeadReader
@@ -84,7 +87,28 @@ def test_lanes_for_origins_are_kept_within_bounds_and_apart() -> None:
 def test_lines_of_requests_are_remembered_within_bounds() -> None:
     reader = HeadReader(max_header_bytes=32 * 1024, max_headers=100, max_target_bytes=8192)
     for number in range(5000):
-        reader.read(b"GET / HTTP/1.1\r\nHost: h%d\r\nCookie: a=%d\r\nX-Long: %b\r\n\r\n" % (number, number, b"a" * 500))
+        reader.read(
+            b"GET / HTTP/1.1\r\nHost: h%d\r\nCookie: a=%d\r\nX-API-Key: %d\r\nX-Long: %b\r\n\r\n"
+            % (number, number, number, b"a" * 500)
+        )
     known = reader._known_lines
     assert len(known) <= 2048
-    assert not [line for line in known if line.startswith((b"Cookie", b"X-Long"))]
+    assert not [line for line in known if line.startswith((b"Cookie", b"X-API-Key", b"X-Long"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [
+        (b"authorization", True),
+        (b"cookie", True),
+        (b"proxy-authorization", True),
+        (b"x-api-key", True),
+        (b"x-csrf-token", True),
+        (b"x-session", True),
+        (b"accept", False),
+        (b"user-agent", False),
+        (b"host", False),
+    ],
+)
+def test_names_of_fields_tell_what_is_not_to_be_remembered(name: bytes, is_secret: bool) -> None:
+    assert may_be_secret(name) == is_secret
