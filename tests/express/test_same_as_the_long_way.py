@@ -127,6 +127,13 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [JSON, DATE], b'{"a": 1}' * 500),
         request(fields=[(b"Accept-Encoding", b"gzip")]),
     ),
+    "a hit, compressed": (
+        {"compress": True, "cache": {"status_header": False}},
+        response(
+            200, [(b"Cache-Control", b"max-age=600"), (b"Vary", b"Accept-Language"), JSON, DATE], b'{"a": 1}' * 500
+        ),
+        request(fields=[(b"Accept-Encoding", b"gzip, br;q=0.5"), (b"Accept-Language", b"en, de")]),
+    ),
     "large and not compressible": (
         {"compress": True},
         response(200, [(b"Content-Type", b"image/png"), DATE], b"x" * 5000),
