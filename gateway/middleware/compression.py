@@ -153,20 +153,18 @@ class _Response:
         """Pass a message on; a plain function, for most answers are not coded and need no coroutine of their own."""
         kind = message["type"]
         if kind == "http.response.start":
-            message = self._decide(message)
-            if self._head is not None:
-                return _nothing()
+            fields = message.get("headers", ())
+            plan = self._policy.rule.plan(message["status"], fields, self._request, is_head=self._is_head)
+            if plan is not None:
+                message = self._begin(plan, message)
+                if self._head is not None:
+                    return _nothing()
         elif kind == "http.response.body" and self._plan is not None:
             return self._send_coded(self._plan, message)
         return self._send(message)
 
-    def _decide(self, message: Message) -> Message:
+    def _begin(self, plan: Plan, message: Message) -> Message:
         """The head as it goes out."""
-        plan = self._policy.rule.plan(
-            message["status"], message.get("headers", ()), self._request, is_head=self._is_head
-        )
-        if plan is None:
-            return message
         message = {**message, "headers": plan.fields}
         if plan.coding == IDENTITY and not plan.applied:
             return message
