@@ -163,6 +163,7 @@ class Admitted:
         "has_weak_tags",
         "host",
         "identity",
+        "names",
         "notes",
         "prefix",
         "public_host",
@@ -179,6 +180,7 @@ class Admitted:
         *,
         has_certificate: bool = False,
         prefix: bytes = b"",
+        names: tuple[bytes, ...] | None = None,
     ) -> None:
         self.identity = identity
         self.host = host
@@ -189,7 +191,11 @@ class Admitted:
         """Whether the client has shown who it is, RFC 9111 section 3.5."""
         self.prefix = prefix
         """The path that the gateway is mounted under: it leads every public path."""
-        self.has_weak_tags = any([b"W/" in value for name, value in fields if name == b"if-none-match"])
+        self.names = names
+        """Those of the fields, where sections with these names are common; None where nothing is known about that."""
+        self.has_weak_tags = (names is None or b"if-none-match" in names) and any(
+            [b"W/" in value for name, value in fields if name == b"if-none-match"]
+        )
         self.notes: dict[object, Any] = {}
 
     def describe(self, exchange: Exchange, request_id: str) -> None:

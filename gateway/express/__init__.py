@@ -12,6 +12,7 @@ does, and the client sees the same.
     fields     what becomes of a field of an upstream's response
     proxied    the lane to an upstream
     stored     the lane to the cache's store
+    request_template  heads of requests, written once for all values of their fields
     guarded    a lane before which the client's address and the load are looked at
     mounted    the short way under other servers
     uvicorn_cycle    whole answers through uvicorn, in one write

@@ -22,7 +22,7 @@ def test_a_field_that_comes_once_is_not_remembered() -> None:
     fields = plain_fields()
     for number in range(100):
         assert fields[b"etag", b'"%d"' % number] == (0, b'etag: "%d"\r\n' % number, (b"etag", b'"%d"' % number))
-    assert len(fields) < 5
+    assert len(fields) < 50
 
 
 def test_long_fields_and_cookies_of_answers_are_not_remembered() -> None:
