@@ -12,7 +12,9 @@ from gateway.http.fields import Fields
 from gateway.recent import Recent
 
 # The value is everything that one may hold: HTAB, visible ASCII, space, obs-text. No CR, LF, NUL or other control byte.
-_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_FIELD = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)"
+_FIELD_LINE = re.compile(_FIELD)
+_FIELD_LINE_WITH_CR = re.compile(_FIELD + rb"\r")
 _MAX_KNOWN_LINE_BYTES = 256
 # Whoever reads this process's memory shall not find them long after the message.
 _SECRET = frozenset([b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"])
@@ -47,7 +49,7 @@ class FieldLines:
         return line in self._known
 
     def read(self, lines: list[bytes]) -> Fields:
-        """Names in lower case and values of lines without their CRLF. Raises MalformedLine."""
+        """Names in lower case and values of lines that end in CR: a section, split at LF. Raises MalformedLine."""
         fields: list[Any] = list(map(self._known.get, lines))
         if not all(fields):
             self._read_unknown(lines, fields)
@@ -59,7 +61,7 @@ class FieldLines:
             if known:
                 continue
             line = lines[index]
-            match = _FIELD_LINE.fullmatch(line)
+            match = _FIELD_LINE_WITH_CR.fullmatch(line)
             if match is None:
                 raise MalformedLine(line)
             name, value = match.groups()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import compress
 from operator import itemgetter
 
 from gateway.http.fields import Fields
@@ -20,23 +19,16 @@ _name = itemgetter(0)
 class Section:
     """Fields of certain names, in their order: where Host stands, and which of them may be read behind the door."""
 
-    __slots__ = ("_host_at", "_kept", "names")
+    __slots__ = ("host_at", "kept", "names")
 
     def __init__(self, names: tuple[bytes, ...], drop: frozenset[bytes]) -> None:
-        self._host_at = names.index(b"host")
+        self.host_at = names.index(b"host")
         fields = [(name, b"close" if name == b"connection" else b"%d" % index) for index, name in enumerate(names)]
         kept = admitted_fields(fields, drop=drop)
-        self._kept = [field in kept for field in fields]
+        self.kept = [field in kept for field in fields]
+        """Whether a field, by its place, is kept, as ``itertools.compress`` takes it."""
         self.names = tuple([name for name, _ in kept])
         """Of those that are kept."""
-
-    def host(self, fields: Fields) -> bytes:
-        """The value of Host."""
-        return fields[self._host_at][1]
-
-    def admitted(self, fields: Fields) -> Fields:
-        """The same as ``admitted_fields``, in a new list."""
-        return list(compress(fields, self._kept))
 
 
 class CommonSections:

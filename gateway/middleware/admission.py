@@ -17,7 +17,7 @@ from gateway.errors import (
     TargetTooLong,
 )
 from gateway.exchange import Admitted, Exchange
-from gateway.http.authority import normalise_host
+from gateway.http.authority import normalise_host, parse_authority
 from gateway.http.fields import Fields, with_hyphens
 from gateway.http.forwarded import (
     X_FORWARDED_FOR,
@@ -111,9 +111,9 @@ class Admission:
             host, public_host = self._judge(headers)
             fields, names = self._admitted_fields(scope, identity.trusted), None
         else:
-            public_host = section.host(headers)
-            host = normalise_host((public_host,))
-            fields, names = section.admitted(headers), section.names
+            public_host = headers[section.host_at][1]
+            host = parse_authority(public_host).host
+            fields, names = list(itertools.compress(headers, section.kept)), section.names
         root_path = scope.get("root_path")
         prefix = mount_prefix(root_path) if root_path else b""
         return Admitted(
