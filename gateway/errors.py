@@ -21,6 +21,7 @@
       UpstreamError               fault "upstream"
         ConnectFailed             502  refused, unreachable, DNS, TLS: nothing was sent
           ConnectTimeout          504
+          ConnectPending          502  not connected yet, and there is another endpoint to go to
         ConnectionBroken          502  reset or closed before the response head was complete
         BadUpstreamResponse       502  what came is not HTTP that two parsers would read alike
         UpstreamTimeout           504  no response head in time
@@ -39,7 +40,10 @@ have acted on the request already. ``detail`` is for the client and names nothin
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 Fault = Literal["client", "upstream", "gateway"]
 Headers = list[tuple[bytes, bytes]]
@@ -180,6 +184,14 @@ class ConnectFailed(UpstreamError):
 class ConnectTimeout(ConnectFailed):
     status = 504
     detail = "The upstream service could not be reached in time."
+
+
+class ConnectPending(ConnectFailed):
+    """Not connected yet, where another endpoint may be quicker; to connect goes on until ``outcome``."""
+
+    def __init__(self, reason: str, outcome: Future[Any]) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
 
 
 class ConnectionBroken(UpstreamError):

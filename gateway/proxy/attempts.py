@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from gateway.errors import UpstreamError
+from gateway.errors import ConnectPending, UpstreamError
 from gateway.http.fields import get_first
 from gateway.proxy.request_body import RequestBody
 from gateway.proxy.retry import RetryPolicy
@@ -28,6 +28,7 @@ class Attempts:
         "_body",
         "_count",
         "_method",
+        "_passed",
         "_policy",
         "_retry_after",
         "_spent",
@@ -46,6 +47,8 @@ class Attempts:
         self._spent = 0
         """Retries that are on the upstream's budget."""
         self._retry_after: bytes | None = None
+        self._passed: list[Endpoint] = []
+        """Those of ``tried`` that have not failed: there was no waiting for a connection to them."""
         self.tried: list[Endpoint] = []
         self.last: tuple[Endpoint, InboundResponse] | None = None
         self.unsent: UpstreamError | None = None
@@ -62,7 +65,8 @@ class Attempts:
         Any other endpoint may have it, whatever count and budget say: it has burdened nobody.
         """
         unsent, self.unsent = self.unsent, None
-        if unsent is not None and endpoint in self.tried and not self._take():
+        has_failed = endpoint in self.tried and endpoint not in self._passed
+        if unsent is not None and has_failed and not self._take():
             self._upstream.release(endpoint)
             raise unsent
 
@@ -76,8 +80,15 @@ class Attempts:
         # While the place is held: this request is one of those that the budget is a share of.
         if again and error.request_sent:
             again = self._take()
-        self._upstream.release(endpoint)
-        self._upstream.record(endpoint, ok=False, error=error.reason)
+        if isinstance(error, ConnectPending):
+            self._upstream.release_after(endpoint, error.outcome)
+            self._passed.append(endpoint)
+        else:
+            self._upstream.release(endpoint)
+            self._upstream.record(endpoint, ok=False, error=error.reason)
+            # Whoever took too long to connect is better than whoever failed.
+            self.tried = [other for other in self.tried if other not in self._passed]
+            self._passed.clear()
         if again:
             self.unsent = None if error.request_sent else error
             self.tried.append(endpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -20,6 +20,7 @@ from gateway.proxy.relay import interim_relay, relay
 from gateway.proxy.request_body import BodySource, RequestBody, has_body
 from gateway.proxy.retry import NO_RETRY, RetryPolicy
 from gateway.upstream.endpoint import Endpoint
+from gateway.upstream.http1_connect import ATTEMPT_DELAY_S
 from gateway.upstream.messages import InboundResponse, OutboundRequest
 from gateway.upstream.pool import Upstream
 
@@ -86,6 +87,8 @@ class ProxyHandler:
         self._rng = rng or random.Random()
         self._clock = clock
         self._is_sticky = upstream.settings.sticky is not None
+        self._passes = "connect" in retry.on
+        """Whether another endpoint may be asked while it takes long to connect to one."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope) or Exchange(scope["method"], scope["raw_path"], self._clock)
@@ -166,7 +169,7 @@ class ProxyHandler:
                         await attempts.pause(self._rng)
                     outgoing = await _at_hand(body) if carries_body else None
                     # :: Step 3
-                    request = self._request(scope, exchange, outgoing, endpoint, fields, remaining_s)
+                    request = self._request(scope, exchange, outgoing, endpoint, fields, remaining_s, attempts.tried)
                     # :: Step 4
                     response = await self._attempt(exchange, endpoint, request, begun)
                 except UpstreamError as error:
@@ -230,12 +233,14 @@ class ProxyHandler:
         endpoint: Endpoint,
         fields: Fields,
         remaining_s: float,
+        tried: Collection[Endpoint],
     ) -> OutboundRequest:
         """One attempt's request to one endpoint."""
         head_s = remaining_s
         if 0 < self._retry.attempt_timeout_s < head_s:
             head_s = self._retry.attempt_timeout_s
         connect_s = endpoint.connect_timeout_s
+        passes = self._passes and self.upstream.has_choice and self.upstream.has_another(endpoint, tried)
         return OutboundRequest(
             scope["method"].encode("ascii"),
             endpoint.url,
@@ -245,6 +250,7 @@ class ProxyHandler:
                 "target": self._outbound.target_for(endpoint, scope, exchange.params),
                 "timeout": {
                     "connect": connect_s if connect_s < head_s else head_s,
+                    "patience": ATTEMPT_DELAY_S if passes else None,
                     "head": head_s,
                     "read": self._idle_timeout_s,
                     "write": self._idle_timeout_s,

@@ -15,7 +15,15 @@ from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.errors import CapacityError, ClientLeft, ConnectFailed, ResponseBroken, UpstreamError, UpstreamTimeout
+from gateway.errors import (
+    CapacityError,
+    ClientLeft,
+    ConnectFailed,
+    ConnectPending,
+    ResponseBroken,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from gateway.exchange import Attempt, Exchange, exchange_of
 from gateway.http.fields import Fields, without
 from gateway.http.websocket import end_to_end
@@ -31,6 +39,7 @@ from gateway.proxy.websocket_relay import (
 )
 from gateway.proxy.websocket_tunnel import TUNNEL, Tunnel, TunnelOpening, is_unseen
 from gateway.upstream.asgi import AsgiTransport
+from gateway.upstream.http1_connect import ATTEMPT_DELAY_S
 
 __all__ = ["LiveWebSockets", "WebSocketProxy", "WebSocketSettings"]
 
@@ -60,10 +69,13 @@ class Upstream(Protocol):
     """What is needed of an upstream: endpoints to hold for the life of a WebSocket."""
 
     settings: Any
+    has_choice: bool
 
     def try_acquire(self, scope: Scope, tried: Sequence[Any], /) -> Any | None: ...
     async def acquire(self, scope: Scope, tried: Sequence[Any], timeout_s: float, /) -> Any: ...
+    def has_another(self, endpoint: Any, tried: Sequence[Any], /) -> bool: ...
     def release(self, endpoint: Any, /) -> None: ...
+    def release_after(self, endpoint: Any, outcome: asyncio.Future[Any], /) -> None: ...
     def record(self, endpoint: Any, /, *, ok: bool, error: str = "") -> None: ...
     def sticky_cookie(self, scope: Scope, endpoint: Any, /, *, secure: bool) -> bytes | None: ...
 
@@ -161,12 +173,15 @@ class WebSocketProxy:
         upstream = self.upstream
         deadline = self._clock() + self._timeout_s
         tried: list[Any] = []
+        passed: list[Any] = []
+        """Endpoints that have not failed, but took long to connect to."""
         failure: UpstreamError | None = None
         while True:
+            others = [*tried, *passed]
             try:
-                endpoint = upstream.try_acquire(scope, tried)
+                endpoint = upstream.try_acquire(scope, others)
                 if endpoint is None:
-                    endpoint = await upstream.acquire(scope, tried, self._remaining_s(deadline))
+                    endpoint = await upstream.acquire(scope, others, self._remaining_s(deadline))
             except (CapacityError, UpstreamTimeout):
                 if failure is not None:
                     raise failure from None
@@ -174,7 +189,13 @@ class WebSocketProxy:
             try:
                 if failure is not None and endpoint in tried:
                     raise failure
-                socket = await self._attempt(scope, exchange, endpoint, deadline, opening)
+                passes = upstream.has_choice and upstream.has_another(endpoint, others)
+                patience_s = ATTEMPT_DELAY_S if passes else None
+                socket = await self._attempt(scope, exchange, endpoint, deadline, opening, patience_s)
+            except ConnectPending as error:
+                upstream.release_after(endpoint, error.outcome)
+                passed.append(endpoint)
+                continue
             except UpstreamError as error:
                 upstream.release(endpoint)
                 if error is failure:
@@ -185,6 +206,7 @@ class WebSocketProxy:
                     raise
                 failure = error
                 tried.append(endpoint)
+                passed.clear()
                 continue
             except BaseException:
                 upstream.release(endpoint)
@@ -193,7 +215,13 @@ class WebSocketProxy:
             return endpoint, socket
 
     async def _attempt(
-        self, scope: Scope, exchange: Exchange, endpoint: Endpoint, deadline: float, opening: type[WebSocketClient]
+        self,
+        scope: Scope,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        deadline: float,
+        opening: type[WebSocketClient],
+        patience_s: float | None,
     ) -> UpstreamSocket:
         """One handshake with one endpoint."""
         attempt = Attempt(endpoint.label, self._clock())
@@ -201,7 +229,7 @@ class WebSocketProxy:
         try:
             try:
                 async with asyncio.timeout(self._remaining_s(deadline)):
-                    socket = await self._shake_hands(scope, exchange, endpoint, opening)
+                    socket = await self._shake_hands(scope, exchange, endpoint, opening, patience_s)
             except TimeoutError:
                 raise self._too_late() from None
         except UpstreamError as error:
@@ -214,7 +242,12 @@ class WebSocketProxy:
         return socket
 
     async def _shake_hands(
-        self, scope: Scope, exchange: Exchange, endpoint: Endpoint, opening: type[WebSocketClient]
+        self,
+        scope: Scope,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        opening: type[WebSocketClient],
+        patience_s: float | None,
     ) -> UpstreamSocket:
         target, fields = self._build_request(scope, endpoint)
         if all(name != b"host" for name, _ in fields):
@@ -240,6 +273,7 @@ class WebSocketProxy:
             subprotocols=subprotocols,
             max_message_bytes=max_bytes,
             make=opening,
+            patience_s=patience_s,
         )
 
     async def _refuse(self, scope: Scope, exchange: Exchange, socket: UpstreamSocket, send: Send) -> None:

@@ -22,8 +22,10 @@ C = TypeVar("C", bound=WebSocketClient)
 class Connector(Protocol):
     """A transport that opens raw connections to its endpoint, TLS included."""
 
-    async def open_connection(self, protocol_factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
-        """Connect. Raises ConnectFailed."""
+    async def open_connection(
+        self, protocol_factory: Callable[[], P], timeout_s: float | None = None, patience_s: float | None = None
+    ) -> tuple[asyncio.Transport, P]:
+        """Connect. Raises ConnectFailed, or ConnectPending after ``patience_s`` seconds."""
 
 
 async def open_websocket(
@@ -34,14 +36,18 @@ async def open_websocket(
     subprotocols: Sequence[str],
     max_message_bytes: int,
     make: Callable[[bytes, Sequence[str], int], C],
+    patience_s: float | None = None,
 ) -> C:
     """Shake hands with the upstream; a refusal is an answer as well: look at ``status``. ``make`` gives the client.
 
-    Raises ConnectFailed, ConnectionBroken or BadUpstreamResponse; BadRequest for what cannot be written as HTTP.
+    Raises ConnectFailed, ConnectPending after ``patience_s`` seconds without a connection, ConnectionBroken or
+    BadUpstreamResponse; BadRequest for what cannot be written as HTTP.
     """
     key = make_key(secrets.token_bytes(16))
     head = _request_head(target, handshake_fields(fields, key, subprotocols))
-    _, client = await connector.open_connection(lambda: make(key, subprotocols, max_message_bytes))
+    _, client = await connector.open_connection(
+        lambda: make(key, subprotocols, max_message_bytes), patience_s=patience_s
+    )
     try:
         await client.handshake(head)
     except BaseException:

@@ -4,8 +4,8 @@
     launch          an application as a service: addresses, processes, signals
     supervisor      several workers on the same sockets
     worker          one serving process
-    protocol        a client's connection; beside it cycle (one request), body_intake (its body), framing, scope,
-                    response_head, refusal, limits (and the sweep over all connections), websocket
+    protocol        a client's connection; beside it cycle (one request), body_intake (its body), framing, chunks,
+                    scope, response_head, refusal, limits (and the sweep over all connections), websocket
     tls, tls_facts, redirect, sockets, notify, watch
 
 May import everything of the gateway but ``cli``.

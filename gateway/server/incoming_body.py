@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.server.framing import ChunkedDecoder, HeadReader
+from gateway.server.chunks import ChunkedDecoder
+from gateway.server.framing import HeadReader
 from gateway.server.limits import Limits
 
 GRACE_S = 30.0

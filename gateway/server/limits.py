@@ -122,8 +122,10 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Connection) -> int:
+        """Count a connection; how many there are now."""
         self._open.add(connection)
+        return len(self._open)
 
     def discard(self, connection: Connection) -> None:
         self._open.discard(connection)

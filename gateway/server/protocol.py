@@ -13,7 +13,7 @@ import contextlib
 import socket
 import struct
 import uuid
-from typing import Any, cast
+from typing import Any
 
 from starlette.types import ASGIApp, Scope
 from uvicorn.config import Config
@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
 from gateway.exchange import BEGUN_KEY, Admitted, Exchange
+from gateway.express.fields import lines_of
 from gateway.express.proxied import ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
@@ -31,7 +32,7 @@ from gateway.server.express_cycle import ExpressCycle, write_whole
 from gateway.server.framing import HEAD_END, HeadReader, without_empty_lines
 from gateway.server.limits import HIGH_WATER_BYTES, NEVER, Connections, SendWatch
 from gateway.server.refusal import Refusal, refusal_answer
-from gateway.server.scope import connection_scope, request_scope
+from gateway.server.scope import admission_scope, client_address, connection_scope, request_scope
 from gateway.server.tls_facts import tls_facts
 from gateway.server.websocket import GatewayWebSocket
 
@@ -105,14 +106,16 @@ class GatewayProtocol(asyncio.Protocol):
             known_lines=connections.known_lines,
         )
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
-        self._scope: Scope = {}
+        self._scope: Scope | None = None
+        """What the scopes of all requests have in common; made for the first that needs one."""
         self._tls: dict[str, Any] | None = None
         self._phase = _FIRST_BYTE
         self._since = connections.clock()
         """When the connection, or the request whose head is being read, began: before a TLS handshake."""
         self.deadline = self._since + limits.header_timeout_s
         self.is_sending = False
-        self._send_watch = SendWatch()
+        self._send_watch: SendWatch | None = None
+        """While something waits in the transport."""
         self.write_paused: asyncio.Event | None = None
         """Set when the client takes more of its answer; None while it does."""
         self._buffer: bytes | bytearray = b""
@@ -136,16 +139,14 @@ class GatewayProtocol(asyncio.Protocol):
 
     # The transport's side.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have the methods of asyncio.Transport, but not the class.
-        self._transport = transport = cast(asyncio.Transport, transport)
+    # uvloop's transports have the methods of asyncio.Transport, but not the class.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self._scope = connection_scope(transport, self._config.asgi_version)
         self._tls = tls_facts(transport.get_extra_info("ssl_object"))
         connections = self.connections
-        connections.add(self)
         self._server_state.connections.add(self)  # type: ignore[arg-type]
-        excess = len(connections) - connections.limits.max_connections
+        excess = connections.add(self) - connections.limits.max_connections
         if excess > _MAX_TURNED_AWAY:
             self.cut(reset=True)
         elif excess > 0:
@@ -154,16 +155,19 @@ class GatewayProtocol(asyncio.Protocol):
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._drop_body()
+        if self.body is not None:
+            self._drop_body()
         self._phase = _CLOSED
         self.deadline = NEVER
         self.is_sending = False
         self.connections.discard(self)
-        self.connections.hang_ups.discard(self)
+        if self.is_read_paused:
+            self.connections.hang_ups.discard(self)
         self._server_state.connections.discard(self)
         if self._cycle is not None:
             self._cycle.disconnect()
-        self.resume_writing()
+        if self.write_paused is not None:
+            self.resume_writing()
         self._buffer = b""
 
     def on_hang_up(self) -> None:
@@ -315,7 +319,11 @@ class GatewayProtocol(asyncio.Protocol):
         }
         if self._tls is not None:
             extensions["tls"] = self._tls
-        return request_scope(self._scope, self.head, self._app_state.copy(), extensions)
+        common = self._scope
+        if common is None:
+            is_tls = self._tls is not None
+            common = self._scope = connection_scope(self._transport, self._config.asgi_version, is_tls=is_tls)
+        return request_scope(common, self.head, self._app_state.copy(), extensions)
 
     def _run(self, cycle: Cycle, app: ASGIApp, scope: Scope) -> None:
         cycle.task = task = self.loop.create_task(cycle.run(app, scope))
@@ -361,8 +369,7 @@ class GatewayProtocol(asyncio.Protocol):
             return False
         reader = self.head
         if self._admitted_by is not express or self._admitted_fields is not reader.fields:
-            extensions = {"gateway.target": reader.target, "tls": self._tls}
-            self._admitted = express.admit({**self._scope, "headers": reader.fields, "extensions": extensions})
+            self._admitted = express.admit(admission_scope(self._transport, reader, self._tls))
             self._admitted_by, self._admitted_fields = express, reader.fields
         if self._admitted is None:
             return False
@@ -371,14 +378,20 @@ class GatewayProtocol(asyncio.Protocol):
         self._buffer = rest
         return express.begin(self._admitted, reader.target, self)
 
-    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, request_id: str, body: bytes) -> bool:
+    @property
+    def may_answer_at_once(self) -> bool:
+        return self.write_paused is None and self._answered_at_once < _MAX_AT_ONCE
+
+    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, exchange: Exchange, body: bytes) -> bool:
         if self.write_paused is not None or self._answered_at_once >= _MAX_AT_ONCE:
             return False
         self._answered_at_once += 1
         keep_alive = self.head.keep_alive and not self.connections.draining
         lines = head.lines
         if id_name:
-            lines = b"%b%b: %b\r\n" % (lines, id_name, request_id.encode("ascii"))
+            lines = b"%b%b: %b\r\n" % (lines, id_name, exchange.request_id.encode("ascii"))
+        if exchange.response_fields:
+            lines += lines_of(exchange.response_fields)
         write_whole(self._transport, status, lines, body, keep_alive=keep_alive)
         self._end_exchange(keep_alive, is_read=True)
         return True
@@ -519,7 +532,7 @@ class GatewayProtocol(asyncio.Protocol):
             cycle.disconnect()
         request_id = uuid.uuid4().hex
         if self.connections.on_refused is not None:
-            client = self._scope["client"]
+            client = client_address(self._transport)
             self.connections.on_refused(Refusal.of(self.head, error, client, request_id, answered=can_answer))
         if not can_answer:
             self.cut(reset=True)
@@ -576,9 +589,13 @@ class GatewayProtocol(asyncio.Protocol):
 
     def check_sending(self, now: float) -> None:
         """Cut a client that takes nothing of its answer."""
+        if not self._transport.get_write_buffer_size():
+            self._send_watch = None
+            self.is_sending = False
+            return
+        if self._send_watch is None:
+            self._send_watch = SendWatch()
         if self._send_watch.is_stalled(self._transport, now, self.connections.limits.send_timeout_s):
             if self._cycle is not None:
                 self._cycle.disconnect()
             self.cut(reset=True)
-        elif not self._transport.get_write_buffer_size():
-            self.is_sending = False

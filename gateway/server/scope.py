@@ -7,26 +7,40 @@ import urllib.parse
 from typing import Any
 
 from starlette.types import Scope
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from gateway.server.framing import HeadReader
 
 
-def connection_scope(transport: asyncio.Transport, asgi_version: str) -> Scope:
+def client_address(transport: asyncio.Transport) -> tuple[str, int] | None:
+    """Address and port of the other end; None on a UNIX socket, and when it had left before it was looked at."""
+    # Asked of the transport, which remembers: uvicorn's helper makes a socket object for it, and that costs 3 us.
+    address = transport.get_extra_info("peername")
+    return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+def server_address(transport: asyncio.Transport) -> tuple[str, int | None] | None:
+    """Address and port of this end; path and None on a UNIX socket."""
+    address = transport.get_extra_info("sockname")
+    if isinstance(address, tuple):
+        return address[0], address[1]
+    return (address, None) if isinstance(address, str) else None
+
+
+def connection_scope(transport: asyncio.Transport, asgi_version: str, *, is_tls: bool) -> Scope:
     """A scope with what all requests of a connection have in common, in full: a copy costs half of building it."""
     return {
         "type": "http",
         "asgi": {"version": asgi_version, "spec_version": "2.3"},
         "http_version": "1.1",
         "method": "",
-        "scheme": "https" if is_ssl(transport) else "http",
+        "scheme": "https" if is_tls else "http",
         "path": "",
         "raw_path": b"",
         "query_string": b"",
         "root_path": "",
         "headers": [],
-        "client": get_remote_addr(transport),
-        "server": get_local_addr(transport),
+        "client": client_address(transport),
+        "server": server_address(transport),
         "state": {},
         "extensions": {},
     }
@@ -47,3 +61,13 @@ def request_scope(common: Scope, head: HeadReader, state: dict[str, Any], extens
     if not head.is_http_11:
         scope["http_version"] = "1.0"
     return scope
+
+
+def admission_scope(transport: asyncio.Transport, head: HeadReader, tls: dict[str, Any] | None) -> Scope:
+    """As much of the scope of the request whose head was read last as ``Express.admit`` looks at."""
+    return {
+        "client": client_address(transport),
+        "scheme": "http" if tls is None else "https",
+        "headers": head.fields,
+        "extensions": {"gateway.target": head.target, "tls": tls},
+    }

@@ -51,7 +51,7 @@ class Tls:
         self._contexts = _Contexts(settings)
         # OpenSSL takes verification and versions from the context a handshake began with, and the rest from the one
         # that the callback puts in its place.
-        self.context = _make_context(settings, settings.certificates[0])
+        self.context = self._contexts.default
         self.context.sni_callback = self._choose
 
     @property
@@ -68,7 +68,10 @@ class Tls:
 
     def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
         connection.gateway_sni = name  # type: ignore[union-attr]  # read by tls_facts
-        connection.context = self._contexts.find(name)
+        context = self._contexts.find(name)
+        if context is not self.context:
+            # A change costs 40 us: OpenSSL copies certificate and key.
+            connection.context = context
 
 
 class _Contexts:
@@ -77,20 +80,20 @@ class _Contexts:
     def __init__(self, settings: TlsSettings) -> None:
         self._by_name: dict[str, ssl.SSLContext] = {}
         contexts = [_make_context(settings, pair) for pair in settings.certificates]
-        self._default = contexts[0]
+        self.default = contexts[0]
         for pair, context in zip(settings.certificates, contexts, strict=True):
             for name in certificate_names(pair.cert):
                 self._by_name.setdefault(name, context)
 
     def find(self, name: str | None) -> ssl.SSLContext:
         if name is None:
-            return self._default
+            return self.default
         name = name.lower().rstrip(".")
         found = self._by_name.get(name)
         if found is None:
             # A wildcard stands for one label, RFC 9525 section 6.3.
             found = self._by_name.get("*." + name.partition(".")[2])
-        return found or self._default
+        return found or self.default
 
 
 def certificate_names(path: str) -> list[str]:

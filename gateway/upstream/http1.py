@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 
 import httpx
 
-from gateway.errors import ConnectFailed, ConnectionBroken
+from gateway.errors import ConnectFailed, ConnectionBroken, ConnectPending
 from gateway.ticker import Ticker
 from gateway.upstream.http1_connect import Dialer
 from gateway.upstream.http1_connection import Http1Connection
@@ -26,6 +26,7 @@ _MAX_ONE_WRITE_BYTES = 64 * 1024
 _SLICE_BYTES = 256 * 1024
 
 P = TypeVar("P", bound=asyncio.Protocol)
+T = TypeVar("T")
 
 
 class Http1Transport(httpx.AsyncBaseTransport):
@@ -65,6 +66,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
         self._max_idle = max_idle
         self._connections: set[Http1Connection] = set()
         self._idle: deque[Http1Connection] = deque()
+        self._late: set[asyncio.Task[Any]] = set()
+        """Those that are still connecting, when nobody waits for it any more."""
         self._closed = False
         self._lost: asyncio.Event | None = None
         """Made by those who wait for connections to be gone."""
@@ -87,8 +90,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> InboundResponse:
         """Send a request and wait for the response head; see OutboundRequest for its extensions.
 
-        Raises ConnectFailed, ConnectTimeout, ConnectionBroken, BadUpstreamResponse, UpstreamTimeout; BadRequest for
-        what cannot be written as HTTP; and whatever iterating the request body raises.
+        Raises ConnectFailed, ConnectTimeout, ConnectPending, ConnectionBroken, BadUpstreamResponse, UpstreamTimeout;
+        BadRequest for what cannot be written as HTTP; and whatever iterating the request body raises.
         """
         if not isinstance(request, OutboundRequest):
             request = from_httpx(request)
@@ -114,14 +117,20 @@ class Http1Transport(httpx.AsyncBaseTransport):
         return await connection.exchange(request, head, stream, started)
 
     async def open_connection(
-        self, protocol_factory: Callable[[], P], timeout_s: float | None = None
+        self, protocol_factory: Callable[[], P], timeout_s: float | None = None, patience_s: float | None = None
     ) -> tuple[asyncio.Transport, P]:
-        """A raw connection to the endpoint, TLS included, that is the caller's own. Raises ConnectFailed."""
-        return await self._dialer.open(protocol_factory, self._connect_timeout_s if timeout_s is None else timeout_s)
+        """A raw connection to the endpoint, TLS included, that is the caller's own.
+
+        Raises ConnectFailed, and ConnectPending when it takes longer than ``patience_s`` seconds.
+        """
+        opening = self._dialer.open(protocol_factory, self._connect_timeout_s if timeout_s is None else timeout_s)
+        return await (opening if patience_s is None else self._patiently(opening, patience_s, _drop))
 
     async def aclose(self) -> None:
         """Close the idle connections and wait until they are gone; those in use end with their exchanges."""
         self._closed = True
+        for dial in self._late:
+            dial.cancel()
         while self._idle:
             self._idle[-1].close()
         await self._wait_lost(lambda: all(connection.is_active for connection in self._connections))
@@ -139,8 +148,34 @@ class Http1Transport(httpx.AsyncBaseTransport):
 
     async def _connect(self, request: OutboundRequest) -> Http1Connection:
         timeouts = request.extensions.get("timeout") or {}
+        dialing, patience_s = self._dial(timeouts.get("connect")), timeouts.get("patience")
+        return await (dialing if patience_s is None else self._patiently(dialing, patience_s, self._keep))
+
+    async def _patiently(self, opening: Coroutine[Any, Any, T], patience_s: float, late: Callable[[T], None]) -> T:
+        """What ``opening`` gives within ``patience_s`` seconds; after that ConnectPending, and ``late`` gets it."""
+        dial = asyncio.create_task(opening)
+
+        def end(dial: asyncio.Task[T]) -> None:
+            self._late.discard(dial)
+            if not dial.cancelled() and dial.exception() is None:
+                late(dial.result())
+
+        try:
+            await asyncio.wait([dial], timeout=patience_s)
+        except asyncio.CancelledError:
+            dial.cancel()
+            # It may have come to its end in this very moment.
+            dial.add_done_callback(end)
+            raise
+        if dial.done():
+            return dial.result()
+        self._late.add(dial)
+        dial.add_done_callback(end)
+        raise ConnectPending(f"not connected to {self._dialer.label} within {patience_s:g} s", dial)
+
+    async def _dial(self, connect_s: float | None) -> Http1Connection:
         started = self.clock()
-        _, connection = await self.open_connection(lambda: Http1Connection(self), timeouts.get("connect"))
+        _, connection = await self.open_connection(lambda: Http1Connection(self), connect_s)
         if not connection.is_usable:
             raise ConnectFailed("the upstream closed the connection before it was used")
         connection.connect_s = self.clock() - started
@@ -149,6 +184,13 @@ class Http1Transport(httpx.AsyncBaseTransport):
         if self._stop_sweep is None:
             self._stop_sweep = self._ticker.add(self._sweep)
         return connection
+
+    def _keep(self, connection: Http1Connection) -> None:
+        """Let a connection that its request did not wait for serve the next one."""
+        if connection.is_usable:
+            connection.connect_s = None
+            connection.is_stale = True
+            self.on_free(connection, None)
 
     def take_idle(self, now: float) -> Http1Connection | None:
         """The idle connection that was used last: the others can grow old and be closed. None when there is none."""
@@ -211,6 +253,11 @@ class _Slices:
     def rewind(self) -> bool:
         """Every iteration starts from the first byte."""
         return True
+
+
+def _drop(opened: tuple[asyncio.Transport, object]) -> None:
+    """Close a connection that nobody waited for."""
+    opened[0].abort()
 
 
 def _rewind(stream: RequestStream | None) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from gateway.errors import ConnectFailed, ConnectTimeout
 
 ATTEMPT_DELAY_S = 0.25
-"""How long one address of a name may take before the next is tried beside it, RFC 8305 section 5."""
+"""How long one address may take before the next is tried beside it, RFC 8305 section 5."""
 
 P = TypeVar("P", bound=asyncio.Protocol)
 

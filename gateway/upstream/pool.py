@@ -7,12 +7,15 @@ is told to both.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import random
 import secrets
 import time
 from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
 
 from gateway.errors import ConnectFailed, GatewayError, NoEndpoint, QueueFull
 from gateway.exchange import Scope
@@ -67,6 +70,8 @@ class Upstream:
         self.looks_at_requests = settings.balance == "hash" or settings.sticky is not None
         """Whether the choice of an endpoint depends on the request."""
         self._sticky = _make_sticky(settings, predecessor)
+        self.has_choice = False
+        """Whether a request that one endpoint keeps waiting may as well go to another: not where clients stick."""
         self._slow_start = SlowStart(settings.slow_start_s)
         self._outlier = OutlierDetector(settings.outlier) if settings.outlier else None
         self._checker: HealthChecker | None = None
@@ -131,6 +136,11 @@ class Upstream:
             self._on_taken(endpoint)
         return endpoint
 
+    @property
+    def has_room(self) -> bool:
+        """Whether ``try_acquire`` finds an endpoint for a request that has tried none."""
+        return self._only is not None or bool(self._available)
+
     async def acquire(self, scope: Scope, tried: Collection[Endpoint], timeout_s: float) -> Endpoint:
         """An endpoint for a request, waiting for room in the order of arrival.
 
@@ -163,6 +173,10 @@ class Upstream:
         if endpoint.ejection.failures or endpoint.ejection.half_open:
             self.record(endpoint, ok=True)
 
+    def release_after(self, endpoint: Endpoint, outcome: asyncio.Future[Any]) -> None:
+        """``release``, and ``record`` a failure, when an attempt is over that its request did not wait for."""
+        outcome.add_done_callback(partial(self._on_outcome, endpoint))
+
     def record(self, endpoint: Endpoint, *, ok: bool, error: str = "") -> None:
         """How one attempt went; what is the client's fault is not to be recorded. ``error`` is for the log."""
         ejection = endpoint.ejection
@@ -177,6 +191,10 @@ class Upstream:
                 logger.info("endpoint %s of upstream %s is back", endpoint.label, self.settings.name)
                 self._slow_start.begin(endpoint, now)
                 endpoint.notify()
+
+    def has_another(self, endpoint: Endpoint, tried: Collection[Endpoint]) -> bool:
+        """Whether a request has somewhere to go besides ``endpoint`` and those it has tried."""
+        return any(other is not endpoint and other not in tried for other in self._available)
 
     def sticky_cookie(self, scope: Scope, endpoint: Endpoint, secure: bool = False) -> bytes | None:
         """The Set-Cookie value for a client that has no valid cookie for ``endpoint``; None when it has."""
@@ -311,6 +329,7 @@ class Upstream:
             for endpoint in members
             if endpoint.backup and endpoint.is_usable and endpoint.is_up and endpoint not in self._open
         )
+        self.has_choice = len(self._open) > 1 and self._sticky is None
         is_alone = len(self._open) == 1 == len(self._available) and not self._reserve
         self._only = self._open[0] if is_alone else None
         self._is_unsettled = any(
@@ -365,6 +384,11 @@ class Upstream:
                 owner.on_release(endpoint)
         if endpoint.in_flight == endpoint.limit - 1 and not any(owner.on_room(endpoint) for owner in owners):
             endpoint.notify()
+
+    def _on_outcome(self, endpoint: Endpoint, outcome: asyncio.Future[Any]) -> None:
+        self.release(endpoint)
+        if not outcome.cancelled() and (error := outcome.exception()) is not None:
+            self.record(endpoint, ok=False, error=str(error))
 
     def _advance(self, now: float) -> None:
         changed = []

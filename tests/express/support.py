@@ -104,6 +104,7 @@ async def last_exchange(
                 exchange.client,
                 exchange.host,
                 exchange.scheme,
+                exchange.user,
                 exchange.target,
                 dict(exchange.params),
             ),

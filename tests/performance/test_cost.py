@@ -17,11 +17,15 @@ from tests.performance.measuring import PATHS, cost
 
 # Python functions called, then system calls: reads, writes, waits for events, others on sockets.
 BUDGETS = {
-    "request": Count(60, 2, 2, 2, 0),
-    "request that differs": Count(102, 2, 2, 2, 0),
-    "request with a body": Count(178, 2, 2, 5, 0),
-    "request on a connection of its own": Count(111, 3, 2, 6, 12),
-    "cache hit": Count(24, 1, 1, 1, 0),
+    "request": Count(58, 2, 2, 2, 0),
+    "request that differs": Count(101, 2, 2, 2, 0),
+    "guarded request": Count(100, 2, 2, 2, 0),
+    "request to a sticky upstream": Count(67, 2, 2, 2, 0),
+    "request with a body": Count(175, 2, 2, 5, 0),
+    "request whose answer is coded": Count(80, 2, 2, 2, 0),
+    "request on a connection of its own": Count(98, 3, 2, 5, 10),
+    "cache hit": Count(22, 1, 1, 1, 0),
+    "cache hit, coded": Count(22, 1, 1, 1, 0),
     "WebSocket message through the tunnel": Count(4, 2, 2, 2, 0),
     "WebSocket message that is relayed": Count(94, 2, 2, 4, 2),
 }

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from gateway.errors import ConnectFailed, ConnectionBroken, UpstreamError
+from gateway.errors import ConnectFailed, ConnectionBroken, ConnectPending, UpstreamError
 from gateway.proxy.attempts import Attempts
 from gateway.proxy.request_body import RequestBody
 from gateway.proxy.retry import NO_RETRY, RetryPolicy
@@ -128,3 +129,54 @@ def test_what_was_never_sent_burdens_nobody_but_an_endpoint_that_had_it() -> Non
     with pytest.raises(ConnectFailed):
         world.attempts.spend_on(again)
     assert (again.in_flight, again.failures) == (0, 1)
+
+
+@pytest.mark.anyio
+async def test_an_endpoint_that_was_passed_over_is_held_until_the_connection_comes_to_something() -> None:
+    world, outcome = World(NO_RETRY), asyncio.get_running_loop().create_future()
+    slow = world.take()
+
+    assert world.attempts.after_error(slow, ConnectPending("slow", outcome))
+    assert (slow.in_flight, slow.failures, world.attempts.tried) == (1, 0, [slow])
+
+    outcome.set_exception(ConnectFailed("refused"))
+    await asyncio.sleep(0)
+    assert (slow.in_flight, slow.failures, slow.last_error) == (0, 1, "refused")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ending", ["connected", "cancelled"])
+async def test_a_connection_that_comes_late_is_no_failure(ending: str) -> None:
+    world, outcome = World(NO_RETRY), asyncio.get_running_loop().create_future()
+    slow = world.take()
+    world.attempts.after_error(slow, ConnectPending("slow", outcome))
+
+    outcome.cancel() if ending == "cancelled" else outcome.set_result(None)
+    await asyncio.sleep(0)
+
+    assert (slow.in_flight, slow.failures) == (0, 0)
+
+
+@pytest.mark.anyio
+async def test_whoever_was_passed_over_comes_before_whoever_failed_and_is_no_retry() -> None:
+    world, outcome = World(NO_RETRY), asyncio.get_running_loop().create_future()
+    slow = world.take()
+    world.attempts.after_error(slow, ConnectPending("slow", outcome))
+    failing = world.take()
+    assert world.attempts.after_error(failing, UNSENT)
+
+    assert world.take() is slow
+    world.attempts.spend_on(slow)
+    outcome.cancel()
+
+
+@pytest.mark.anyio
+async def test_whoever_was_passed_over_is_no_retry_where_all_others_are_gone() -> None:
+    world, outcome = World(NO_RETRY), asyncio.get_running_loop().create_future()
+    slow = world.take()
+    world.attempts.after_error(slow, ConnectPending("slow", outcome))
+    world.upstream.drain(world.upstream.endpoints[1].label)
+
+    assert world.take() is slow
+    world.attempts.spend_on(slow)
+    outcome.cancel()

@@ -33,7 +33,9 @@ class NetworkTransport:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    async def open_connection(self, protocol_factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
+    async def open_connection(
+        self, protocol_factory: Callable[[], P], timeout_s: float | None = None, patience_s: float | None = None
+    ) -> tuple[asyncio.Transport, P]:
         try:
             return await asyncio.get_running_loop().create_connection(protocol_factory, "127.0.0.1", self.port)
         except OSError as error:
@@ -57,6 +59,7 @@ class Endpoints:
     def __init__(self, *transports: Any, sticky: bytes | None = None) -> None:
         self.settings = SimpleNamespace(name="chat", sticky=sticky)
         self.endpoints = [Endpoint(transport, f"endpoint-{number}") for number, transport in enumerate(transports)]
+        self.has_choice = False
         self.held = 0
         self.records: list[tuple[str, bool]] = []
 
@@ -70,8 +73,14 @@ class Endpoints:
     async def acquire(self, scope: Scope, tried: Sequence[Endpoint], timeout_s: float) -> Endpoint:
         raise NoEndpoint("none is left")
 
+    def has_another(self, endpoint: Endpoint, tried: Sequence[Endpoint]) -> bool:
+        return False
+
     def release(self, endpoint: Endpoint) -> None:
         self.held -= 1
+
+    def release_after(self, endpoint: Endpoint, outcome: asyncio.Future[Any]) -> None:
+        raise AssertionError("there is nobody else to go to")
 
     def record(self, endpoint: Endpoint, *, ok: bool, error: str = "") -> None:
         self.records.append((endpoint.label, ok))

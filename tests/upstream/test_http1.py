@@ -6,14 +6,16 @@ import asyncio
 import random
 import socket
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from gateway.errors import ConnectFailed, ConnectTimeout
+from gateway.errors import ConnectFailed, ConnectPending, ConnectTimeout
 from gateway.http.fields import Fields
 from gateway.ticker import Ticker
 from gateway.upstream.http1 import Http1Transport
+from gateway.upstream.http1_connect import Dialer
 from tests.support.upstream import (
     Script,
     ScriptedConnection,
@@ -23,6 +25,7 @@ from tests.support.upstream import (
     respond,
     respond_in_turn,
     response,
+    silent,
     unanswering_port,
 )
 from tests.upstream.http1_client import ManualTicker, anyio_backend, outbound, read, transport_to, until
@@ -382,6 +385,100 @@ async def test_a_connection_that_is_not_answered_is_given_up(timeouts: dict[str,
             await transport.handle_async_request(outbound(timeout=timeouts))
     assert not caught.value.request_sent
     assert transport.connections == 0
+
+
+class SlowDialer(Dialer):
+    """Connects when it is told to."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(host="127.0.0.1", port=port)
+        self.go_on = asyncio.Event()
+        self.begun = self.cancelled = 0
+
+    async def open(self, protocol_factory: Any, timeout_s: float | None) -> Any:
+        self.begun += 1
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return await super().open(protocol_factory, timeout_s)
+
+
+async def test_a_connection_that_its_request_did_not_wait_for_serves_the_next() -> None:
+    async with ScriptedUpstream(respond(HELLO)) as upstream:
+        transport, dialer = transport_to(upstream), SlowDialer(upstream.port)
+        transport._dialer = dialer
+        with pytest.raises(ConnectPending) as caught:
+            await transport.handle_async_request(outbound(timeout={"patience": 0.0}))
+        assert not caught.value.request_sent
+
+        dialer.go_on.set()
+        await caught.value.outcome
+        await until(lambda: transport.idle_count == 1)
+        answer = await transport.handle_async_request(outbound())
+
+        assert (answer.whole, answer.connect_s, len(upstream.connections)) == (b"hello", None, 1)
+        await transport.aclose()
+
+
+async def test_a_raw_connection_that_nobody_waited_for_is_closed() -> None:
+    async with ScriptedUpstream(silent) as upstream:
+        transport, dialer = transport_to(upstream), SlowDialer(upstream.port)
+        transport._dialer = dialer
+        with pytest.raises(ConnectPending):
+            await transport.open_connection(asyncio.Protocol, patience_s=0.0)
+
+        dialer.go_on.set()
+
+        await (await upstream.connection()).closed.wait()
+        await transport.aclose()
+
+
+@pytest.mark.parametrize("who", ["the request is cancelled", "the transport is closed"])
+async def test_nothing_goes_on_connecting_when(who: str) -> None:
+    async with ScriptedUpstream(respond(HELLO)) as upstream:
+        transport, dialer = transport_to(upstream), SlowDialer(upstream.port)
+        transport._dialer = dialer
+        if who == "the transport is closed":
+            with pytest.raises(ConnectPending) as caught:
+                await transport.handle_async_request(outbound(timeout={"patience": 0.0}))
+            await transport.aclose()
+            await asyncio.wait([caught.value.outcome])
+            assert caught.value.outcome.cancelled()
+        else:
+            asking = asyncio.create_task(transport.handle_async_request(outbound(timeout={"patience": 60.0})))
+            await until(lambda: dialer.begun == 1)
+            asking.cancel()
+            await asyncio.wait([asking])
+            await transport.aclose()
+        await until(lambda: dialer.cancelled == 1)
+        assert not upstream.connections
+
+
+async def test_a_request_that_is_cancelled_when_it_is_connected_loses_no_connection() -> None:
+    async with ScriptedUpstream(respond(HELLO)) as upstream:
+        transport, dialer = transport_to(upstream), SlowDialer(upstream.port)
+        transport._dialer = dialer
+        asking = asyncio.create_task(transport.handle_async_request(outbound(timeout={"patience": 60.0})))
+        await until(lambda: dialer.begun == 1)
+        dialer.go_on.set()
+        await until(lambda: transport.connections == 1)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await until(lambda: transport.idle_count == transport.connections)
+        await transport.aclose()
+
+
+async def test_closing_lets_those_connect_that_are_waited_for() -> None:
+    async with ScriptedUpstream(respond(HELLO)) as upstream:
+        transport, dialer = transport_to(upstream), SlowDialer(upstream.port)
+        transport._dialer = dialer
+        asking = asyncio.create_task(transport.handle_async_request(outbound(timeout={"patience": 60.0})))
+        await until(lambda: dialer.begun == 1)
+        await transport.aclose()
+        dialer.go_on.set()
+        assert (await asking).whole == b"hello"
 
 
 async def test_closing_lets_running_exchanges_end_and_drain_waits_for_them() -> None:

@@ -5,27 +5,37 @@ from __future__ import annotations
 import asyncio
 import sys
 
-import uvicorn
-from starlette.types import Receive, Scope, Send
-
 
 class Origin:
     """``POST /control/ok``, ``/control/hang`` and ``/control/503`` say how it goes on."""
 
     def __init__(self, name: str) -> None:
         self.name = name.encode()
-        self.mode = "ok"
+        self.mode = b"ok"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"].startswith("/control/"):
-            self.mode = scope["path"].removeprefix("/control/")
-        elif self.mode == "hang":
-            await asyncio.sleep(3600)
-        status = 503 if self.mode == "503" and not scope["path"].startswith("/control/") else 200
-        fields = [(b"content-length", b"%d" % len(self.name))]
-        await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": self.name})
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request after the other, each in one write: no client need see half of one when this is killed."""
+        while True:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                writer.close()
+                return
+            target = head.split(b" ", 2)[1]
+            status = b"200 OK"
+            if target.startswith(b"/control/"):
+                self.mode = target.removeprefix(b"/control/")
+            elif self.mode == b"hang":
+                await asyncio.sleep(3600)
+            elif self.mode == b"503":
+                status = b"503 Service Unavailable"
+            writer.write(b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, len(self.name), self.name))
+
+
+async def _main(name: str, port: int) -> None:
+    server = await asyncio.start_server(Origin(name).serve, "127.0.0.1", port)
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvicorn.run(Origin(sys.argv[1]), port=int(sys.argv[2]), lifespan="off", log_level="error")
+    asyncio.run(_main(sys.argv[1], int(sys.argv[2])))
