@@ -9,13 +9,13 @@ import re
 from typing import Any
 
 from gateway.http.fields import Fields
-from gateway.recent import Recent
 
 # The value is everything that one may hold: HTAB, visible ASCII, space, obs-text. No CR, LF, NUL or other control byte.
 _FIELD = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)"
 _FIELD_LINE = re.compile(_FIELD)
 _FIELD_LINE_WITH_CR = re.compile(_FIELD + rb"\r")
 _MAX_KNOWN_LINE_BYTES = 256
+_MAX_ONCE = 512
 # Whoever reads this process's memory shall not find them long after the message.
 _SECRET = frozenset([b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"])
 
@@ -35,12 +35,13 @@ def parse_field_line(line: bytes) -> tuple[bytes, bytes]:
 class FieldLines:
     """Reads field lines; up to ``max_known`` of those that have come before are remembered, without secrets."""
 
-    __slots__ = ("_known", "_max_known", "_recent")
+    __slots__ = ("_known", "_max_known", "_once")
 
     def __init__(self, max_known: int) -> None:
         self._known: dict[bytes, tuple[bytes, bytes]] = {}
         self._max_known = max_known
-        self._recent = Recent()
+        self._once: set[bytes] = set()
+        """Lines that have come once, lately: what never comes again would push out what does."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -51,12 +52,9 @@ class FieldLines:
     def read(self, lines: list[bytes]) -> Fields:
         """Names in lower case and values of lines that end in CR: a section, split at LF. Raises MalformedLine."""
         fields: list[Any] = list(map(self._known.get, lines))
-        if not all(fields):
-            self._read_unknown(lines, fields)
-        return fields
-
-    def _read_unknown(self, lines: list[bytes], fields: list[Any]) -> None:
-        """Fill the gaps in ``fields``. One loop with everything in it: each call would cost as much as the reading."""
+        if all(fields):
+            return fields
+        # One loop with everything in it: each call would cost as much as the reading.
         for index, known in enumerate(fields):
             if known:
                 continue
@@ -66,7 +64,17 @@ class FieldLines:
                 raise MalformedLine(line)
             name, value = match.groups()
             fields[index] = field = name.lower(), value.rstrip(b" \t")
-            if len(line) <= _MAX_KNOWN_LINE_BYTES and field[0] not in _SECRET and self._recent.has_met(line):
-                if len(self._known) >= self._max_known:
-                    self._known.clear()
-                self._known[line] = field
+            if len(line) > _MAX_KNOWN_LINE_BYTES or field[0] in _SECRET:
+                continue
+            if line in self._once:
+                self._remember(line, field)
+            else:
+                if len(self._once) >= _MAX_ONCE:
+                    self._once.clear()
+                self._once.add(line)
+        return fields
+
+    def _remember(self, line: bytes, field: tuple[bytes, bytes]) -> None:
+        if len(self._known) >= self._max_known:
+            self._known.clear()
+        self._known[line] = field

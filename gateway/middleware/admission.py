@@ -102,7 +102,11 @@ class Admission:
         extensions = scope.get("extensions") or {}
         if SERVER_TARGET not in extensions:
             self._check_limits(b"", headers)
-        identity = self._identify(scope)
+        client = scope.get("client")
+        if self._trusts_nobody and client:
+            identity = direct_identity(client[0] or UNIX, scope.get("scheme", "http"))
+        else:
+            identity = self._identify(scope)
         request_id = request_id_of(headers, self._request_id_header) if identity.trusted else ""
         has_certificate = bool(extensions.get("tls")) and bool(_certificate_subject(scope))
         sections = self._trusted_sections if identity.trusted else self._sections
@@ -134,11 +138,12 @@ class Admission:
     def _identify(self, scope: Scope) -> Identity:
         client = scope.get("client")
         peer = client[0] if client and client[0] else UNIX
-        scheme = scope.get("scheme", "http")
-        if self._trusts_nobody:
-            return direct_identity(peer, scheme)
         return client_identity(
-            peer, scope["headers"], trusted=self._trusted, source=self._client_ip_from, scheme=scheme
+            peer,
+            scope["headers"],
+            trusted=self._trusted,
+            source=self._client_ip_from,
+            scheme=scope.get("scheme", "http"),
         )
 
     def _describe(self, exchange: Exchange, identity: Identity, headers: Fields) -> None:
