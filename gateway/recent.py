@@ -1,8 +1,8 @@
 """What is worth remembering: what comes again.
 
-Most of what a gateway meets comes once: targets, cookies, traces, validators. Memos that kept it would push out what
-they are for, and throwing thousands of such things away at once, or having the garbage collector look through them,
-holds every client up: 2 ms and 15 ms have been seen.
+Most of what a gateway meets comes once: targets, traces, validators. Memos that kept it would push out what they are
+for, and throwing thousands of such things away at once, or having the garbage collector look through them, holds every
+client up: 2 ms and 15 ms have been seen.
 """
 
 from __future__ import annotations

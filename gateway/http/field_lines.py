@@ -54,6 +54,9 @@ class FieldLines:
         fields: list[Any] = list(map(self._known.get, lines))
         if all(fields):
             return fields
+        once = self._once
+        if len(once) >= _MAX_ONCE:
+            once.clear()
         # One loop with everything in it: each call would cost as much as the reading.
         for index, known in enumerate(fields):
             if known:
@@ -66,12 +69,10 @@ class FieldLines:
             fields[index] = field = name.lower(), value.rstrip(b" \t")
             if len(line) > _MAX_KNOWN_LINE_BYTES or field[0] in _SECRET:
                 continue
-            if line in self._once:
+            if line in once:
                 self._remember(line, field)
             else:
-                if len(self._once) >= _MAX_ONCE:
-                    self._once.clear()
-                self._once.add(line)
+                once.add(line)
         return fields
 
     def _remember(self, line: bytes, field: tuple[bytes, bytes]) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.express.fields import NOT_PLAIN, PlainFields
+from gateway.express.proxied import ProxiedLane
 from gateway.server.framing import HeadReader
+from tests.support.gateway import proxying, request, serving
+from tests.support.upstream import ScriptedUpstream, respond, response
 
 
 def plain_fields() -> PlainFields:
@@ -51,3 +56,24 @@ def test_lines_of_requests_are_remembered_within_bounds() -> None:
     known = reader._known_lines
     assert 0 < len(known) <= 2048
     assert cookie + b"\r" not in known and long + b"\r" not in known
+
+
+@pytest.mark.anyio
+async def test_targets_and_sections_that_come_once_are_not_remembered() -> None:
+    async with (
+        ScriptedUpstream(respond(response(200, [], b"a"))) as upstream,
+        serving(proxying(upstream.url)) as served,
+        served.client() as client,
+    ):
+        for number in range(100):
+            trace = [(b"X-Trace", b"%d" % number)]
+            for target in (b"/again", b"/once/%d" % number):
+                client.write(request(target=target, fields=trace))
+                assert (await client.answer()).status == 200
+        express = served.gateway.generation.express
+        assert express._ways is not None
+        assert ("example.com", b"/again") in express._ways
+        assert len(express._ways) < 20
+        lane = served.gateway.generation.routes["all"].lane
+        assert isinstance(lane, ProxiedLane)
+        assert list(lane._templates) == [(b"host", b"x-trace")]

@@ -17,13 +17,13 @@ from tests.performance.measuring import PATHS, cost
 
 # Python functions called, then system calls: reads, writes, waits for events, others on sockets.
 BUDGETS = {
-    "request": Count(58, 2, 2, 2, 0),
-    "request that differs": Count(101, 2, 2, 2, 0),
-    "guarded request": Count(100, 2, 2, 2, 0),
-    "request to a sticky upstream": Count(67, 2, 2, 2, 0),
-    "request with a body": Count(175, 2, 2, 5, 0),
-    "request whose answer is coded": Count(80, 2, 2, 2, 0),
-    "request on a connection of its own": Count(98, 3, 2, 5, 10),
+    "request": Count(51, 2, 2, 2, 0),
+    "request that differs": Count(73, 2, 2, 2, 0),
+    "guarded request": Count(93, 2, 2, 2, 0),
+    "request to a sticky upstream": Count(60, 2, 2, 2, 0),
+    "request with a body": Count(169, 2, 2, 5, 0),
+    "request whose answer is coded": Count(73, 2, 2, 2, 0),
+    "request on a connection of its own": Count(75, 3, 2, 5, 10),
     "cache hit": Count(22, 1, 1, 1, 0),
     "cache hit, coded": Count(22, 1, 1, 1, 0),
     "WebSocket message through the tunnel": Count(4, 2, 2, 2, 0),
