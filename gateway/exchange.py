@@ -168,6 +168,7 @@ class Admitted:
         "has_weak_tags",
         "host",
         "identity",
+        "names",
         "notes",
         "prefix",
         "public_host",
@@ -185,6 +186,7 @@ class Admitted:
         *,
         has_certificate: bool = False,
         prefix: bytes = b"",
+        names: tuple[bytes, ...] | None = None,
         user: str = "",
     ) -> None:
         self.identity = identity
@@ -198,7 +200,11 @@ class Admitted:
         """The path that the gateway is mounted under: it leads every public path."""
         self.user = user
         """Who the route's authentication says it is."""
-        self.has_weak_tags = any([b"W/" in value for name, value in fields if name == b"if-none-match"])
+        self.names = names
+        """Those of the fields, where sections with these names are common; None where nothing is known about that."""
+        self.has_weak_tags = (names is None or b"if-none-match" in names) and any(
+            [b"W/" in value for name, value in fields if name == b"if-none-match"]
+        )
         self.notes: dict[object, Any] = {}
 
     def note(self, about: object, value: Any) -> None:

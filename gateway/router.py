@@ -66,7 +66,7 @@ class RouteTable:
         """
         if not path.segments and path.raw == b"*" and method != "OPTIONS":
             raise BadRequest("only OPTIONS has the target *")
-        asked = effective_method(method, scope)
+        asked = effective_method(method, scope) if method == "OPTIONS" else method
         entry = self._places.first(asked, host, path, scope, client)
         if entry is None:
             raise self._refusal(asked, host, path, scope, client)

@@ -17,6 +17,7 @@ does, and the client sees the same.
     guarded    a lane before which it is decided who may use it, and how much
     shared     a lane for each origin whose scripts may read the answers
     resumed    the way on through the layers
+    request_template    heads of requests, written once for all values of their fields
     mounted    the short way under other servers
     uvicorn_cycle    whole answers through uvicorn, in one write
 

@@ -15,6 +15,7 @@ from gateway.express.stored import StoredHead
 from gateway.express.table import Express
 from gateway.express.uvicorn_cycle import UvicornCycles
 from gateway.http.fields import Fields, may_be_secret
+from gateway.recent import Recent
 from gateway.ticker import Ticker
 from gateway.upstream.messages import InboundResponse
 
@@ -32,6 +33,7 @@ class MountedExpress:
         self._admitted: dict[object, Admitted] = {}
         self._admitted_briefly: dict[object, Admitted] = {}
         self._admitted_by: Express | None = None
+        self._recent = Recent()
         self._waiting: set[_Waiting] = set()
         self._uvicorn = UvicornCycles()
         ticker.add(self._sweep)
@@ -111,7 +113,7 @@ class MountedExpress:
         if admitted is None:
             names = {name for name, _ in scope["headers"]}
             admitted = express.admit(scope) if _NOT_PLAIN.isdisjoint(names) else None
-            if admitted is not None:
+            if admitted is not None and self._recent.has_met(key):
                 # Whoever reads this process's memory shall not find secrets long after the request; but a page asks for
                 # many things at once.
                 known = self._admitted_briefly if any(map(may_be_secret, names)) else self._admitted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from gateway.express.fields import (
     PlainFields,
     lines_of,
 )
+from gateway.express.request_template import MARK, RequestTemplate, make_template
 from gateway.http.coded_answer import ADDED_NAMES
 from gateway.http.dates import http_date
 from gateway.http.fields import Fields
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 # Without a body, or of meaning to retries and outlier detection.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304, 502, 503, 504])
+_MAX_TEMPLATES = 256
 _NO_SCOPE: dict[str, Any] = {}
 
 
@@ -47,7 +48,8 @@ class ProxiedLane:
     """A route whose requests go to one upstream. ``name`` is the route's.
 
     ``timeout_s``, ``attempt_timeout_s`` (0 for none) and ``idle_timeout_s`` as for ``ProxyHandler``; ``retried`` are
-    statuses after which another attempt may follow.
+    statuses after which another attempt may follow. ``is_same_for_all`` says that the route's rules for the fields of
+    requests make nothing of who sends them.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class ProxiedLane:
         idle_timeout_s: float,
         retried: frozenset[Any],
         compression: CompressionMiddleware | None,
+        is_same_for_all: bool,
     ) -> None:
         self.name = name
         self.upstream = upstream
@@ -89,10 +92,11 @@ class ProxiedLane:
         self._added_beside_vary = {
             scheme: lines_of([field for field in fields if field[0] != b"vary"]) for scheme, fields in added.items()
         }
-        # Stands where the request id comes in heads that are kept; nobody outside can know it.
-        self._mark = secrets.token_hex(16)
         self._any_exchange = Exchange("GET", b"/")
         self._any_exchange.route = name
+        self._is_same_for_all = is_same_for_all
+        self._templates: dict[object, RequestTemplate | None] = {}
+        self._leaves_targets = outbound.leaves_targets(b"")
 
     def begin(
         self,
@@ -128,10 +132,9 @@ class ProxiedLane:
 
     def head(self, admitted: Admitted, endpoint: Endpoint, target: bytes, way: Way, exchange: Exchange) -> bytes:
         """The request to ``endpoint``, up to its empty line. Raises BadRequest for what cannot be written."""
-        out = way.targets.get(endpoint.base_path)
-        if out is None:
-            scope = way.scope(admitted, target, exchange)
-            out = way.targets[endpoint.base_path] = self.outbound.target_for(endpoint, scope, way.params)
+        out = target
+        if endpoint.base_path or not self._leaves_targets:
+            out = way.targets.get(endpoint.base_path) or self._target(admitted, endpoint, target, way, exchange)
         key = (self, endpoint) if self.outbound.is_for_endpoint else self
         parts: list[bytes] | None = admitted.notes.get(key)
         if parts is None:
@@ -139,14 +142,38 @@ class ProxiedLane:
             admitted.note(key, parts)
         return b"GET " + out + exchange.request_id.encode("ascii").join(parts)
 
+    def _target(self, admitted: Admitted, endpoint: Endpoint, target: bytes, way: Way, exchange: Exchange) -> bytes:
+        scope = way.scope(admitted, target, exchange)
+        out = way.targets[endpoint.base_path] = self.outbound.target_for(endpoint, scope, way.params)
+        return out
+
     def _head_parts(self, admitted: Admitted, endpoint: Endpoint) -> list[bytes]:
         """What follows the target of every request with these fields, cut where the request id stands."""
+        if admitted.names is not None and self._is_same_for_all:
+            key = (endpoint, admitted.names) if self.outbound.is_for_endpoint else admitted.names
+            if key not in self._templates:
+                self._learn(key, admitted, endpoint)
+            template = self._templates[key]
+            if template is not None:
+                return template.fill(admitted)
         exchange = self._any_exchange
-        admitted.describe(exchange, self._mark)
-        scope = {"headers": admitted.fields, "http_version": "1.1"}
-        fields = self.outbound.fields_for(endpoint, self.outbound.fields(scope, exchange))
-        head = request_head(b"GET", b"/", fields, None)
-        return head.removeprefix(b"GET /").split(self._mark.encode("ascii"))
+        admitted.describe(exchange, MARK)
+        head = request_head(b"GET", b"/", self._outbound_fields(admitted.fields, exchange, endpoint), None)
+        return head.removeprefix(b"GET /").split(MARK.encode("ascii"))
+
+    def _learn(self, key: object, admitted: Admitted, endpoint: Endpoint) -> None:
+        if len(self._templates) >= _MAX_TEMPLATES:
+            self._templates.clear()
+
+        def make_fields(fields: Fields, exchange: Exchange) -> Fields:
+            exchange.route = self.name
+            return self._outbound_fields(fields, exchange, endpoint)
+
+        self._templates[key] = make_template(admitted, make_fields)
+
+    def _outbound_fields(self, fields: Fields, exchange: Exchange, endpoint: Endpoint) -> Fields:
+        common = self.outbound.fields({"headers": fields, "http_version": "1.1"}, exchange)
+        return self.outbound.fields_for(endpoint, common)
 
     def public_head(self, begun: ExpressExchange, response: InboundResponse) -> tuple[bytes, bool, bytes] | None:
         """What the client gets: the lines of the head, whether the length is among them, and the body.

@@ -6,14 +6,19 @@ Whoever sends messages repeats most of their lines: looking one up costs 0.05 us
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from gateway.http.fields import Fields, may_be_secret
-from gateway.recent import Recent
 
 # The value is everything that one may hold: HTAB, visible ASCII, space, obs-text. No CR, LF, NUL or other control byte.
-_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_FIELD = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)"
+_FIELD_LINE = re.compile(_FIELD)
+_FIELD_LINE_WITH_CR = re.compile(_FIELD + rb"\r")
 _MAX_KNOWN_LINE_BYTES = 256
+_MAX_ONCE = 512
+# Whoever reads this process's memory shall not find them long after the message.
+_is_secret = lru_cache(_MAX_ONCE)(may_be_secret)
 
 
 class MalformedLine(ValueError):
@@ -31,12 +36,13 @@ def parse_field_line(line: bytes) -> tuple[bytes, bytes]:
 class FieldLines:
     """Reads field lines; up to ``max_known`` of those that have come before are remembered, without secrets."""
 
-    __slots__ = ("_known", "_max_known", "_recent")
+    __slots__ = ("_known", "_max_known", "_once")
 
     def __init__(self, max_known: int) -> None:
         self._known: dict[bytes, tuple[bytes, bytes]] = {}
         self._max_known = max_known
-        self._recent = Recent()
+        self._once: set[bytes] = set()
+        """Lines that have come once, lately: what never comes again would push out what does."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -45,25 +51,32 @@ class FieldLines:
         return line in self._known
 
     def read(self, lines: list[bytes]) -> Fields:
-        """Names in lower case and values of lines without their CRLF. Raises MalformedLine."""
+        """Names in lower case and values of lines that end in CR: a section, split at LF. Raises MalformedLine."""
         fields: list[Any] = list(map(self._known.get, lines))
-        if not all(fields):
-            self._read_unknown(lines, fields)
-        return fields
-
-    def _read_unknown(self, lines: list[bytes], fields: list[Any]) -> None:
-        """Fill the gaps in ``fields``. One loop with everything in it: each call would cost as much as the reading."""
+        if all(fields):
+            return fields
+        once = self._once
+        if len(once) >= _MAX_ONCE:
+            once.clear()
+        # One loop with everything in it: each call would cost as much as the reading.
         for index, known in enumerate(fields):
             if known:
                 continue
             line = lines[index]
-            match = _FIELD_LINE.fullmatch(line)
+            match = _FIELD_LINE_WITH_CR.fullmatch(line)
             if match is None:
                 raise MalformedLine(line)
             name, value = match.groups()
             fields[index] = field = name.lower(), value.rstrip(b" \t")
-            # Whoever reads this process's memory shall not find secrets long after the message.
-            if len(line) <= _MAX_KNOWN_LINE_BYTES and self._recent.has_met(line) and not may_be_secret(field[0]):
-                if len(self._known) >= self._max_known:
-                    self._known.clear()
-                self._known[line] = field
+            if len(line) > _MAX_KNOWN_LINE_BYTES or _is_secret(field[0]):
+                continue
+            if line in once:
+                self._remember(line, field)
+            else:
+                once.add(line)
+        return fields
+
+    def _remember(self, line: bytes, field: tuple[bytes, bytes]) -> None:
+        if len(self._known) >= self._max_known:
+            self._known.clear()
+        self._known[line] = field

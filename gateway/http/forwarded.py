@@ -70,7 +70,7 @@ def client_identity(
     Forwarded where that is the source, else X-Forwarded-Proto.
     """
     if not trusted.contains(peer):
-        return _direct(peer, public_scheme(scheme))
+        return direct_identity(peer, scheme)
     if source == FORWARDED:
         chain, proto = _walk_forwarded(get_all(fields, b"forwarded"), trusted)
     else:
@@ -89,9 +89,10 @@ def client_identity(
 
 
 @lru_cache(maxsize=4096)
-def _direct(peer: str, scheme: str) -> Identity:
+def direct_identity(peer: str, scheme: str) -> Identity:
+    """Who sent a request that came from ``peer``, of whom nothing is believed."""
     address = normal_address(peer)
-    return Identity(client=address, scheme=scheme, chain=(), peer=address, trusted=False)
+    return Identity(client=address, scheme=public_scheme(scheme), chain=(), peer=address, trusted=False)
 
 
 def _walk(values: list[bytes], trusted: Networks) -> list[str]:
@@ -235,6 +236,20 @@ def _forwarding_fields(chain: tuple[str, ...], peer: str, host: bytes, scheme: s
 
 
 _forwarding_fields_cached = lru_cache(maxsize=4096)(_forwarding_fields)
+
+
+def forwarding_lines(chain: tuple[str, ...], peer: str, host: bytes, scheme: str) -> bytes:
+    """``forwarding_fields`` as they stand in a head."""
+    if len(host) <= _MAX_REMEMBERED_HOST and len(chain) <= _MAX_REMEMBERED_CHAIN:
+        return _forwarding_lines_cached(chain, peer, host, scheme)
+    return _forwarding_lines(chain, peer, host, scheme)
+
+
+def _forwarding_lines(chain: tuple[str, ...], peer: str, host: bytes, scheme: str) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in _forwarding_fields(chain, peer, host, scheme)])
+
+
+_forwarding_lines_cached = lru_cache(maxsize=4096)(_forwarding_lines)
 
 
 def _node(address: str) -> bytes:

@@ -150,7 +150,7 @@ class TargetRewrite:
     ``rewrite`` replaces the whole path below ``base_path`` and cannot be turned back.
     """
 
-    __slots__ = ("_count", "_is_identity", "_prefix", "_strip_prefix", "_template")
+    __slots__ = ("_count", "_prefix", "_strip_prefix", "_template", "is_identity")
 
     def __init__(
         self, *, base_path: bytes = b"", strip_prefix: bytes = b"", add_prefix: bytes = b"", rewrite: str = ""
@@ -159,11 +159,12 @@ class TargetRewrite:
         self._count = len([part for part in strip_prefix.split(b"/") if part])
         self._prefix = base_path.rstrip(b"/") + add_prefix.rstrip(b"/")
         self._template = Template(rewrite) if rewrite else None
-        self._is_identity = not self._count and not self._prefix and not rewrite
+        self.is_identity = not self._count and not self._prefix and not rewrite
+        """Whether every target stays as it is."""
 
     def apply(self, raw_path: bytes, query: bytes, params: Mapping[str, bytes]) -> bytes:
         """Path and query for the endpoint; ``params`` are the client's bytes of the names in the route's path."""
-        if not self._is_identity:
+        if not self.is_identity:
             raw_path = self._rewritten(raw_path, params)
         return b"%b?%b" % (raw_path, query) if query else raw_path
 

@@ -17,12 +17,20 @@ from gateway.errors import (
     TargetTooLong,
 )
 from gateway.exchange import Admitted, Exchange
-from gateway.http.authority import normalise_host
+from gateway.http.authority import normalise_host, parse_authority
 from gateway.http.fields import Fields, with_hyphens
-from gateway.http.forwarded import X_FORWARDED_FOR, Identity, client_identity, has_via, request_id_of
+from gateway.http.forwarded import (
+    X_FORWARDED_FOR,
+    Identity,
+    client_identity,
+    direct_identity,
+    has_via,
+    request_id_of,
+)
 from gateway.http.hop_by_hop import admitted_fields
 from gateway.http.location import mount_prefix
 from gateway.http.networks import UNIX, Networks
+from gateway.http.sections import CommonSections
 from gateway.http.target import check_query, read_path
 
 _JUDGED = frozenset([b"host", b"via", b"expect"])
@@ -54,6 +62,7 @@ class Admission:
     ) -> None:
         self._pseudonym = pseudonym
         self._trusted = trusted or Networks()
+        self._trusts_nobody = not self._trusted
         self._client_ip_from = client_ip_from
         self._request_id_header = request_id_header.lower().encode("ascii")
         self._subject_header = subject_header.lower().encode("ascii")
@@ -62,6 +71,8 @@ class Admission:
         kind, _, name = client_ip_from.partition(":")
         source = frozenset([name.lower().encode("ascii")]) if kind == "header" else frozenset()
         self._dropped_untrusted = self._dropped | source
+        self._trusted_sections = CommonSections(self._dropped)
+        self._sections = CommonSections(self._dropped_untrusted)
         self._max_headers = max_headers
         self._max_header_bytes = max_header_bytes
         self.max_target_bytes = max_target_bytes
@@ -88,16 +99,37 @@ class Admission:
     def admit(self, scope: Scope) -> Admitted:
         """What ``__call__`` finds out that depends on nothing but connection and header section; raises as it does."""
         headers: Fields = scope["headers"]
-        if SERVER_TARGET not in (scope.get("extensions") or ()):
+        extensions = scope.get("extensions") or {}
+        if SERVER_TARGET not in extensions:
             self._check_limits(b"", headers)
-        identity = self._identify(scope)
-        host, public_host = self._judge(headers)
+        client = scope.get("client")
+        if self._trusts_nobody and client:
+            identity = direct_identity(client[0] or UNIX, scope.get("scheme", "http"))
+        else:
+            identity = self._identify(scope)
         request_id = request_id_of(headers, self._request_id_header) if identity.trusted else ""
-        fields = self._admitted_fields(scope, identity.trusted)
-        has_certificate = bool(_certificate_subject(scope))
+        has_certificate = bool(extensions.get("tls")) and bool(_certificate_subject(scope))
+        sections = self._trusted_sections if identity.trusted else self._sections
+        section = None if has_certificate else sections.find(headers)
+        if section is None:
+            host, public_host = self._judge(headers)
+            fields, names = self._admitted_fields(scope, identity.trusted), None
+        else:
+            public_host = headers[section.host_at][1]
+            host = parse_authority(public_host).host
+            fields, names = list(itertools.compress(headers, section.kept)), section.names
         root_path = scope.get("root_path")
         prefix = mount_prefix(root_path) if root_path else b""
-        return Admitted(identity, host, public_host, request_id, fields, has_certificate=has_certificate, prefix=prefix)
+        return Admitted(
+            identity,
+            host,
+            public_host,
+            request_id,
+            fields,
+            has_certificate=has_certificate,
+            prefix=prefix,
+            names=names,
+        )
 
     def new_request_id(self) -> str:
         """An id that no other request has."""

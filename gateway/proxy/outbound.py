@@ -76,15 +76,23 @@ class Outbound:
 
     def target_for(self, endpoint: Endpoint, scope: Scope, params: Mapping[str, bytes]) -> bytes:
         """Path and query for ``endpoint``: the client's own bytes, less and plus prefixes."""
-        rewrite = self._rewrites.get(endpoint.base_path)
-        if rewrite is None:
-            rewrite = self._rewrites[endpoint.base_path] = self._make_rewrite(endpoint.base_path)
+        rewrite = self._rewrite(endpoint.base_path)
         query: bytes = scope["query_string"]
         target = rewrite.apply(scope["raw_path"], query, params)
         # ASGI has one word for no query and for an empty one; the server's own extension tells them apart.
         if not query and (scope.get("extensions") or {}).get("gateway.target", b"")[-1:] == b"?":
             target += b"?"
         return target
+
+    def leaves_targets(self, base_path: bytes) -> bool:
+        """Whether endpoints with this base path get every target as it is."""
+        return self._rewrite(base_path).is_identity
+
+    def _rewrite(self, base_path: bytes) -> TargetRewrite:
+        rewrite = self._rewrites.get(base_path)
+        if rewrite is None:
+            rewrite = self._rewrites[base_path] = self._make_rewrite(base_path)
+        return rewrite
 
 
 def _with_host(fields: Fields, host: bytes) -> Fields:

@@ -56,7 +56,19 @@ class ExpressCycle(ExpressExchange):
 
     def answer(self, response: InboundResponse, body: bytes) -> None:
         try:
-            self._answer(response)
+            protocol = self._protocol
+            public = None if protocol.write_paused is not None else self.lane.public_head(self, response)
+            if public is None:
+                self.go_on()
+                return
+            lines, has_length, whole = public
+            size = len(whole)
+            if not has_length:
+                lines, whole = framed(lines, has_length, whole)
+            write_whole(self._transport, response.status_code, lines, whole, keep_alive=self.keep_alive)
+            self.settle(response, size)
+            self._express.end(self)
+            protocol.response_done(self)
         except Exception:
             # Whoever calls is the upstream's connection: the failure is none of its.
             logger.exception("request %s on route %r failed", self.exchange.request_id, self.lane.name)
@@ -65,22 +77,6 @@ class ExpressCycle(ExpressExchange):
                 self._protocol.cut(reset=True)
             else:
                 self.go_on()
-
-    def _answer(self, response: InboundResponse) -> None:
-        protocol = self._protocol
-        if protocol.write_paused is not None:
-            self.go_on()
-            return
-        public = self.lane.public_head(self, response)
-        if public is None:
-            self.go_on()
-            return
-        size = len(public[2])
-        lines, body = framed(*public)
-        write_whole(self._transport, response.status_code, lines, body, keep_alive=self.keep_alive)
-        self.settle(response, size)
-        self._express.end(self)
-        protocol.response_done(self)
 
     def go_on(self) -> None:
         self._protocol.leave_express(self, self._express.app)

@@ -7,6 +7,7 @@ parser: what is validated here is exactly what the gateway goes by.
 from __future__ import annotations
 
 import re
+from operator import itemgetter
 
 from gateway.errors import BadUpstreamResponse
 from gateway.http import field_lines
@@ -23,10 +24,12 @@ Head = tuple[int, bytes, bytes, Fields, int, float | None]
 for how many seconds the connection may idle afterwards: 0 forbids to use it again, None leaves it to the transport."""
 
 _StatusLine = tuple[int, bytes, bytes]
+_Places = tuple[int, int]
+"""Where Content-Length and Connection stand among the fields, -1 for nowhere; length only where it decides alone."""
 
 # Everything that a field value may hold: HTAB, visible ASCII, space, obs-text. No CR, LF, NUL or other control byte.
 _TEXT = rb"[\t\x20-\x7e\x80-\xff]*"
-_STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9][0-9])(?: (%b))?" % _TEXT)
+_STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9][0-9])(?: (%b))?\r" % _TEXT)
 _MAX_LENGTH_DIGITS = 18
 _TIMEOUT = re.compile(rb"(?:^|,)[ \t]*timeout[ \t]*=[ \t]*\"?([0-9]{1,9})", re.IGNORECASE)
 
@@ -38,20 +41,26 @@ _FRAMING_NAMES = frozenset([b"content-length", b"transfer-encoding", b"connectio
 # A head of six fields takes 1.0 us; httptools takes 0.95, and the scan for what it lets pass another 0.5.
 _MAX_KNOWN_LINES = 256
 _MAX_KNOWN_STATUS_LINE_BYTES = 256
+_MAX_PLACES = 64
+_MAX_NAMES_BYTES = 1024
+
+_name = itemgetter(0)
 
 
 class HeadParser:
     """Parses the heads of one endpoint's responses, and remembers their lines."""
 
-    __slots__ = ("_fields", "_status_lines")
+    __slots__ = ("_fields", "_places", "_status_lines")
 
     def __init__(self) -> None:
         self._fields = FieldLines(_MAX_KNOWN_LINES)
+        self._places: dict[tuple[bytes, ...], _Places] = {}
         self._status_lines: dict[bytes, _StatusLine] = {}
 
     def parse(self, block: bytes) -> Head:
         """The head in ``block``, which ends before the last line's CRLF. Raises BadUpstreamResponse."""
-        lines = block.split(b"\r\n")
+        # A line that does not end in CR is malformed; splitting at two bytes takes twice the time.
+        lines = (block + b"\r").split(b"\n")
         first = lines.pop(0)
         status_line = self._status_lines.get(first)
         if status_line is None:
@@ -61,8 +70,34 @@ class HeadParser:
             fields = self._fields.read(lines)
         except MalformedLine as error:
             raise _malformed(error) from error
+        names = tuple(map(_name, fields))
+        length_at, connection_at = self._places.get(names) or self._find_places(names)
+        if length_at >= 0 and version == b"HTTP/1.1":
+            # Most answers: nothing but a length, and what goes without saying.
+            length = fields[length_at][1]
+            if (
+                length.isdigit()
+                and len(length) <= _MAX_LENGTH_DIGITS
+                and (connection_at < 0 or fields[connection_at][1] == b"keep-alive")
+            ):
+                return status, version, reason, fields, int(length), None
         framing, idle_s = _framing([field for field in fields if field[0] in _FRAMING_NAMES], version)
         return status, version, reason, fields, framing, idle_s
+
+    def _find_places(self, names: tuple[bytes, ...]) -> _Places:
+        places = -1, -1
+        if (
+            names.count(b"content-length") == 1
+            and names.count(b"connection") <= 1
+            and b"transfer-encoding" not in names
+            and b"keep-alive" not in names
+        ):
+            places = names.index(b"content-length"), names.index(b"connection") if b"connection" in names else -1
+        if sum(map(len, names)) <= _MAX_NAMES_BYTES:
+            if len(self._places) >= _MAX_PLACES:
+                self._places.clear()
+            self._places[names] = places
+        return places
 
     def _parse_status_line(self, line: bytes) -> _StatusLine:
         match = _STATUS_LINE.fullmatch(line)

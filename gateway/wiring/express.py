@@ -24,6 +24,7 @@ from gateway.wiring.rules import answer_rules, hidden_names
 
 # What a request's fields may hold beside constants: the same for all requests with one header section, but for the id.
 _KNOWN_AHEAD = frozenset(["client_ip", "host", "request_id", "route", "scheme"])
+_SAME_FOR_ALL = frozenset(["request_id", "route"])
 
 
 def stored_lane(
@@ -77,6 +78,7 @@ def proxied_lane(
         idle_timeout_s=config.idle_timeout,
         retried=frozenset() if retry is None else conditions(retry.on),
         compression=compression,
+        is_same_for_all=names <= _SAME_FOR_ALL,
     )
 
 

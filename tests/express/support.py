@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,18 +60,31 @@ async def second_exchange(
     mounted: Callable[[Gateway], ASGIApp] | None = None,
     short: bool,
 ) -> Seen:
-    """The second of two equal exchanges on one connection: by then connections idle and sections are known."""
+    """The second of two equal exchanges on one connection: by then connections idle and the section is known."""
+    return await last_exchange(config, upstream, [raw, raw], server=server, mounted=mounted, short=short)
+
+
+async def last_exchange(
+    config: Mapping[str, Any],
+    upstream: ScriptedUpstream,
+    raws: Sequence[bytes],
+    *,
+    server: str = GATEWAY,
+    mounted: Callable[[Gateway], ASGIApp] | None = None,
+    short: bool,
+) -> Seen:
+    """The last of several exchanges on one connection."""
     async with serving(config, server=server, mounted=mounted) as served:
         if not short:
             close_short_ways(served)
         ways = Ways(served)
         async with served.client() as client:
-            for _ in range(2):
+            for raw in raws:
                 before, asked = ways.short, len(upstream.requests)
                 client.write(raw)
                 answer = await client.answer()
-        await served.ended(2)
-        exchange = served.exchanges[1]
+        await served.ended(len(raws))
+        exchange = served.exchanges[-1]
         own_id = exchange.request_id.encode()
         sent = upstream.requests[-1] if len(upstream.requests) > asked else None
         return Seen(

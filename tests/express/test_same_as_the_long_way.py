@@ -16,7 +16,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.app import Gateway
-from tests.express.support import second_exchange
+from tests.express.support import last_exchange, second_exchange
 from tests.support.gateway import UVICORN, proxying, request
 from tests.support.upstream import ScriptedUpstream, chunked, respond, response
 
@@ -428,6 +428,25 @@ async def test_both_ends_see_the_same(name: str, server: str) -> None:
     assert (short.asked, short.answered, short.recorded) == (long.asked, long.answered, long.recorded)
 
 
+def traced(raw: bytes, number: int) -> bytes:
+    """The request with a field that is new in each."""
+    return raw.replace(b"\r\n\r\n", b"\r\nX-Trace: %d%%b\r\n\r\n" % number, 1)
+
+
+@pytest.mark.parametrize("name", sorted(BOTH))
+async def test_both_ends_see_the_same_when_only_the_names_of_the_fields_come_again(name: str, server: str) -> None:
+    route, raw_answer, raw = BOTH[name]
+    raws = [traced(raw, number) for number in range(4)]
+    async with ScriptedUpstream(respond(raw_answer)) as upstream:
+        config = proxying(upstream.url, **route)
+        long = await last_exchange(config, upstream, raws, server=server, short=False)
+        short = await last_exchange(config, upstream, raws, server=server, short=True)
+    assert short.was_short == (name in PLAIN)
+    assert (short.asked, short.answered, short.recorded) == (long.asked, long.answered, long.recorded)
+    if long.asked[0]:
+        assert (b"x-trace", b"3%b") in long.asked[2]
+
+
 ACCEPTED = [
     b"",
     b"gzip",
@@ -588,3 +607,34 @@ def test_any_fields_are_treated_the_same(fields: Any, answer: Any, size: int) ->
     route = {"compress": True, "security_headers": True}
     long, short = asyncio.run(_both(route, response(200, answer, b"x" * size), raw, "gateway"))
     assert (short.asked, short.answered, short.recorded) == (long.asked, long.answered, long.recorded)
+
+
+@pytest.mark.parametrize("trusted", [[], ["127.0.0.0/8"]], ids=["peer", "proxy"])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sections=st.lists(_NAMES, max_size=5).flatmap(
+        lambda names: st.lists(st.tuples(*[_VALUES for _ in names]), min_size=5, max_size=5).map(
+            lambda rows: [list(zip(names, row, strict=True)) for row in rows]
+        )
+    )
+)
+def test_any_values_of_the_same_fields_are_treated_the_same(trusted: list[str], sections: Any) -> None:
+    import asyncio
+
+    sections = [
+        [field for field in fields if field != (b"Connection", b"close") and field[0] != b"Upgrade"]
+        for fields in sections
+    ]
+    raws = [
+        request(fields=[*fields, (b"X-Forwarded-For", b"203.0.113.%d" % number)], host=b"host-%d" % (number % 3))
+        for number, fields in enumerate(sections)
+    ]
+
+    async def both() -> None:
+        async with ScriptedUpstream(respond(response(200, [DATE], b"a"))) as upstream:
+            config = proxying(upstream.url, server={"trusted_proxies": trusted, "via": "gw-test"})
+            long = await last_exchange(config, upstream, raws, short=False)
+            short = await last_exchange(config, upstream, raws, short=True)
+        assert (short.asked, short.answered, short.recorded) == (long.asked, long.answered, long.recorded)
+
+    asyncio.run(both())

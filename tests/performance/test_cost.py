@@ -17,21 +17,21 @@ from tests.performance.measuring import PATHS, cost
 
 # Python functions called, then system calls: reads, writes, waits for events, others on sockets.
 BUDGETS = {
-    "request": Count(58, 2, 2, 2, 0),
-    "request that differs": Count(102, 2, 2, 2, 0),
-    "guarded request": Count(94, 2, 2, 2, 0),
-    "request to a sticky upstream": Count(67, 2, 2, 2, 0),
-    "request with a body": Count(175, 2, 2, 5, 0),
-    "request whose answer is coded": Count(80, 2, 2, 2, 0),
-    "request on a connection of its own": Count(100, 3, 2, 5, 10),
+    "request": Count(51, 2, 2, 2, 0),
+    "request that differs": Count(73, 2, 2, 2, 0),
+    "guarded request": Count(87, 2, 2, 2, 0),
+    "request to a sticky upstream": Count(60, 2, 2, 2, 0),
+    "request with a body": Count(168, 2, 2, 5, 0),
+    "request whose answer is coded": Count(73, 2, 2, 2, 0),
+    "request on a connection of its own": Count(75, 3, 2, 5, 10),
     "cache hit": Count(22, 1, 1, 1, 0),
     "cache hit, coded": Count(22, 1, 1, 1, 0),
-    "cache miss": Count(332, 2, 2, 6, 0),
-    "request past the cache": Count(73, 2, 2, 2, 0),
+    "cache miss": Count(326, 2, 2, 6, 0),
+    "request past the cache": Count(66, 2, 2, 2, 0),
     "WebSocket message through the tunnel": Count(4, 2, 2, 2, 0),
     "WebSocket message that is relayed": Count(94, 2, 2, 4, 2),
-    "request under uvicorn": Count(85, 2, 2, 4, 0),
-    "cache hit under uvicorn": Count(47, 1, 1, 2, 0),
+    "request under uvicorn": Count(80, 2, 2, 4, 0),
+    "cache hit under uvicorn": Count(45, 1, 1, 2, 0),
 }
 
 # Versions of Python and of the libraries differ by a call or two.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadUpstreamResponse
-from gateway.upstream.http1_head import CHUNKED, UNTIL_CLOSE, HeadParser, PartialHead
+from gateway.upstream.http1_head import CHUNKED, UNTIL_CLOSE, HeadParser, PartialHead, _framing
 
 
 def parse(*lines: bytes) -> tuple[int, float | None]:
@@ -193,3 +193,38 @@ def test_what_cannot_become_a_head_is_refused_before_its_end(data: bytes) -> Non
         for index in range(1, len(data) + 1):
             partial.check(100)
             partial.add(data[index : index + 1])
+
+
+_FRAMING = st.tuples(
+    st.sampled_from([b"Content-Length", b"Connection", b"Transfer-Encoding", b"Keep-Alive", b"X-A"]),
+    st.sampled_from([b"0", b"12", b"007", b"+1", b"1" * 19, b"", b"chunked", b"close", b"keep-alive", b"timeout=5"]),
+)
+
+
+@given(st.lists(st.lists(_FRAMING, max_size=4), max_size=4), st.sampled_from([b"HTTP/1.1 200 OK", b"HTTP/1.0 200 OK"]))
+def test_what_was_learned_of_other_answers_changes_no_framing(
+    heads: list[list[tuple[bytes, bytes]]], status_line: bytes
+) -> None:
+    parser = HeadParser()
+    # The same names again, with the values of the others: names alone must not decide.
+    mixed = [
+        [(name, value) for (name, _), (_, value) in zip(names, values, strict=False)]
+        for names, values in itertools.product(heads, heads)
+    ]
+    for fields in [*heads, *mixed]:
+        block = b"\r\n".join([status_line, *[b"%b: %b" % field for field in fields]])
+        assert _outcome(parser, block) == _outcome(HeadParser(), block)
+        lowered = [(name.lower(), value) for name, value in fields if name != b"X-A"]
+        try:
+            expected: object = _framing(lowered, status_line[:8])
+        except BadUpstreamResponse as error:
+            expected = str(error)
+        found = _outcome(parser, block)
+        assert (found[4:] if isinstance(found, tuple) else found) == expected
+
+
+def _outcome(parser: HeadParser, block: bytes) -> tuple[object, ...] | str:
+    try:
+        return parser.parse(block)
+    except BadUpstreamResponse as error:
+        return str(error)
