@@ -17,11 +17,11 @@ from tests.performance.measuring import PATHS, cost
 
 # Python functions called, then system calls: reads, writes, waits for events, others on sockets.
 BUDGETS = {
-    "request": Count(60, 2, 2, 2, 0),
-    "request that differs": Count(102, 2, 2, 2, 0),
-    "request with a body": Count(178, 2, 2, 5, 0),
-    "request on a connection of its own": Count(111, 3, 2, 6, 12),
-    "cache hit": Count(24, 1, 1, 1, 0),
+    "request": Count(58, 2, 2, 2, 0),
+    "request that differs": Count(100, 2, 2, 2, 0),
+    "request with a body": Count(177, 2, 2, 5, 0),
+    "request on a connection of its own": Count(97, 3, 2, 6, 10),
+    "cache hit": Count(23, 1, 1, 1, 0),
     "WebSocket message through the tunnel": Count(4, 2, 2, 2, 0),
     "WebSocket message that is relayed": Count(94, 2, 2, 4, 2),
 }
