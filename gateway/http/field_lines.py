@@ -11,11 +11,12 @@ from typing import Any
 from gateway.http.fields import Fields
 from gateway.recent import Recent
 
+SECRET_NAMES = frozenset([b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"])
+"""Whoever reads this process's memory shall not find their values long after the message."""
+
 # The value is everything that one may hold: HTAB, visible ASCII, space, obs-text. No CR, LF, NUL or other control byte.
 _FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _MAX_KNOWN_LINE_BYTES = 256
-# Whoever reads this process's memory shall not find them long after the message.
-_SECRET = frozenset([b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"])
 
 
 class MalformedLine(ValueError):
@@ -64,7 +65,7 @@ class FieldLines:
                 raise MalformedLine(line)
             name, value = match.groups()
             fields[index] = field = name.lower(), value.rstrip(b" \t")
-            if len(line) <= _MAX_KNOWN_LINE_BYTES and field[0] not in _SECRET and self._recent.has_met(line):
+            if len(line) <= _MAX_KNOWN_LINE_BYTES and field[0] not in SECRET_NAMES and self._recent.has_met(line):
                 if len(self._known) >= self._max_known:
                     self._known.clear()
                 self._known[line] = field

@@ -50,6 +50,20 @@ def without_empty_lines(data: bytes) -> bytes:
     return rest
 
 
+class PlainSection:
+    """The header section of a plain GET as it came, with the line end before it, and what it says."""
+
+    __slots__ = ("block", "fields", "keep_alive")
+
+    def __init__(self, block: bytes, fields: Fields, keep_alive: bool) -> None:
+        self.block = block
+        self.fields = fields
+        self.keep_alive = keep_alive
+
+
+_NO_SECTION = PlainSection(b"", [], True)
+
+
 class HeadReader:
     """Reads one request head after the other; the results of the last one are its attributes.
 
@@ -63,9 +77,6 @@ class HeadReader:
         "_max_headers",
         "_max_target_bytes",
         "_parser",
-        "_plain_block",
-        "_plain_fields",
-        "_plain_keep_alive",
         "_special",
         "chunked",
         "expects_continue",
@@ -75,6 +86,7 @@ class HeadReader:
         "keep_alive",
         "length",
         "method",
+        "section",
         "target",
         "upgrade",
     )
@@ -93,16 +105,14 @@ class HeadReader:
         self._max_target_bytes = max_target_bytes
         self._parser: httptools.HttpRequestParser | None = None
         self._special: Fields = []
-        self._plain_block = b""
-        """The header section of the last plain GET, as it came, with the line end before it."""
-        self._plain_fields: Fields = []
-        self._plain_keep_alive = True
+        self.section = _NO_SECTION
+        """That of the last plain GET."""
         self.method = b""
         self.target = b""
         """In origin or asterisk form; an absolute target is taken apart."""
         self.is_http_11 = True
         self.fields: Fields = []
-        """The very same list as long as a connection repeats its header section: not to be changed."""
+        """The very same list as long as a client repeats its header section: not to be changed."""
         self.is_plain = False
         """Whether this is a GET of HTTP/1.1 for a path of plain characters, with no body and nothing to negotiate."""
         self.length: int | None = None
@@ -136,7 +146,7 @@ class HeadReader:
         self.method, self.target, version = words
         # A client mostly repeats its header section to the byte: what was judged once needs no parser. Saves 2 us.
         if (
-            head[line_end:] == self._plain_block
+            head[line_end:] == self.section.block
             and self.method == b"GET"
             and version == b"HTTP/1.1"
             and _PLAIN_TARGET.fullmatch(self.target)
@@ -169,9 +179,7 @@ class HeadReader:
             and not (self.chunked or self.expects_continue or self.upgrade)
         ):
             self.is_plain = True
-            self._plain_block = head[line_end:]
-            self._plain_fields = self.fields
-            self._plain_keep_alive = self.keep_alive
+            self.section = PlainSection(head[line_end:], self.fields, self.keep_alive)
 
     def _take_lines(self, head: bytes, line_end: int) -> bool:
         """Take apart a head that needs no parser; False, and nothing has happened, when this one does."""
@@ -209,8 +217,8 @@ class HeadReader:
     def _repeat(self) -> None:
         """Read a head whose header section is that of the last plain GET."""
         self.is_http_11 = self.is_plain = True
-        self.keep_alive = self._plain_keep_alive
-        self.fields = self._plain_fields
+        self.keep_alive = self.section.keep_alive
+        self.fields = self.section.fields
         self.length = None
         self.chunked = self.expects_continue = False
         self.upgrade = b""

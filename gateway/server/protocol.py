@@ -31,6 +31,7 @@ from gateway.server.express_cycle import ExpressCycle, write_whole
 from gateway.server.framing import HEAD_END, HeadReader, without_empty_lines
 from gateway.server.limits import HIGH_WATER_BYTES, NEVER, Connections, SendWatch
 from gateway.server.refusal import Refusal, refusal_answer
+from gateway.server.regulars import regular_name
 from gateway.server.scope import admission_scope, client_address, connection_scope, request_scope
 from gateway.server.tls_facts import tls_facts
 from gateway.server.websocket import GatewayWebSocket
@@ -65,6 +66,7 @@ class GatewayProtocol(asyncio.Protocol):
         "_discarded",
         "_paused_at",
         "_phase",
+        "_regular",
         "_scope",
         "_send_watch",
         "_server_state",
@@ -124,6 +126,8 @@ class GatewayProtocol(asyncio.Protocol):
         """What was found out about the header section that the client repeats; None when it has to be judged anew."""
         self._admitted_by: Express | None = None
         self._admitted_fields: Fields | None = None
+        self._regular = ""
+        """Under which name the first header section of this connection may be remembered; empty for none."""
         self._answered_at_once = 0
         self.body: BodyIntake | None = None
         """The request body while it is incomplete."""
@@ -145,6 +149,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._tls = tls_facts(transport.get_extra_info("ssl_object"))
         connections = self.connections
         self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self._recognise()
         excess = connections.add(self) - connections.limits.max_connections
         if excess > _MAX_TURNED_AWAY:
             self.cut(reset=True)
@@ -370,6 +375,9 @@ class GatewayProtocol(asyncio.Protocol):
         if self._admitted_by is not express or self._admitted_fields is not reader.fields:
             self._admitted = express.admit(admission_scope(self._transport, reader, self._tls))
             self._admitted_by, self._admitted_fields = express, reader.fields
+            if self._regular and self._admitted is not None:
+                self.connections.regulars.meet(self._regular, reader.section, express, self._admitted)
+                self._regular = ""
         if self._admitted is None:
             return False
         self._phase = _EXCHANGE
@@ -400,6 +408,15 @@ class GatewayProtocol(asyncio.Protocol):
         scope = self._request_scope(cycle)
         scope[BEGUN_KEY] = begun
         self._run(cycle, app, scope)
+
+    def _recognise(self) -> None:
+        """Expect a client to begin as it did on its last connection."""
+        self._regular = regular_name(self._transport, self._tls)
+        express = self.connections.express()
+        known = self.connections.regulars.find(self._regular, express)
+        if known is not None:
+            self.head.section, self._admitted = section, _ = known
+            self._admitted_by, self._admitted_fields = express, section.fields
 
     # What is read, and when.
 

@@ -194,6 +194,18 @@ async def test_an_optional_certificate_may_be_missing_but_not_forged(tmp_path: P
     assert len(having.values(b"x-client-subject")) == 1
 
 
+async def test_a_connection_has_no_part_in_the_certificate_of_another(tmp_path: Path, authority: Authority) -> None:
+    known = authority.client(authority.clients.issue_cert("alice@example.com", common_name="alice"))
+    other = authority.client(authority.clients.issue_cert("bob@example.com", common_name="bob"))
+    contexts = [authority.client(), known, other]
+    async with proxied(tmp_path, REQUIRE.replace("require", "optional")) as (gateway, upstream):
+        # The same address and the same words, again and again.
+        for context in [*contexts, *contexts, *contexts, *reversed(contexts)]:
+            assert (await gateway.get(b"/", tls=context, name="default.test")).status == 200
+    subjects = [b"".join(seen.values(b"x-client-subject"))[:6] for seen in upstream.requests]
+    assert subjects == [*[b"", b"CN=ali", b"CN=bob"] * 3, b"CN=bob", b"CN=ali", b""]
+
+
 async def test_plain_requests_are_sent_to_https(tmp_path: Path, authority: Authority) -> None:
     config = table(more='redirect_from = "unix:${PLAIN_SOCKET}"')
     async with gateway_process(tmp_path, config) as gateway:

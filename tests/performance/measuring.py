@@ -44,6 +44,12 @@ def same(connection: socket.socket, number: int) -> None:
     assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
+def again(connection: socket.socket, number: int) -> None:
+    """Ask for the same thing, with nothing in the words that must not be remembered."""
+    connection.sendall(b"GET /items/1 HTTP/1.1\r\nHost: example.com\r\n%b\r\n" % _BROWSER)
+    assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
 def stored(connection: socket.socket, number: int) -> None:
     """Ask for what is in the cache after the first time."""
     connection.sendall(b"GET /cached HTTP/1.1\r\nHost: example.com\r\n%b\r\n" % _BROWSER)
@@ -91,6 +97,7 @@ PATHS = {
     "request that differs": Path(another),
     "request with a body": Path(upload),
     "request on a connection of its own": Path(same, is_cold=True),
+    "the same of a client that comes again": Path(again, is_cold=True),
     "cache hit": Path(stored, {"cache": True}),
     "WebSocket message through the tunnel": Path(message, upstream=echo),
     "WebSocket message that is relayed": Path(message, _VIEWED, upstream=echo),
