@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.bodies import json_body
 from benchmarks.site import Site
 
 KIB, MIB = 1024, 1024 * 1024
@@ -16,7 +17,7 @@ def origin(port: int, folder: Path, body: bytes) -> list[str]:
     line = b"0123456789abcdef"
     (files / "64k").write_bytes(line * (64 * KIB // len(line)))
     (files / "10m").write_bytes(line * (10 * MIB // len(line)))
-    (files / "page.json").write_bytes(b'{"name": "A product", "text": "' + b"some words of it " * 1200 + b'"}')
+    (files / "page.json").write_bytes(json_body(items=46))
     text = body.decode().replace("'", "")
     locations = f"""
       location / {{ default_type application/json; return 200 '{text}'; }}

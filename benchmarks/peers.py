@@ -171,6 +171,12 @@ PEERS = {
         Peer("nginx", nginx.proxy, program="nginx"),
         Peer("haproxy", _haproxy, program="haproxy"),
         Peer("caddy", lambda site: run_caddy(site, caddy_file(site)), env=one_core, program="caddy"),
+        Peer(
+            "caddy, coding",
+            lambda site: run_caddy(site, caddy_file(site, "encode gzip")),
+            env=one_core,
+            program="caddy",
+        ),
         Peer("varnish", _varnish, program="varnishd"),
     )
 }

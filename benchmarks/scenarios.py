@@ -59,8 +59,8 @@ SCENARIOS = {
     "gzip": Scenario(
         "GET of 20 KB of JSON, compressed",
         Load("/files/page.json", 16, ("Accept-Encoding: gzip",)),
-        ("gateway", "nginx"),
-        "nginx",
+        ("gateway", "gateway under stock uvicorn", "caddy, coding", "nginx"),
+        "caddy, coding",
     ),
     "echo": Scenario(
         "WebSocket messages of 100 bytes and their echo", _ECHO, ("gateway", "gateway, messages", *PROXIES)

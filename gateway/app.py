@@ -73,10 +73,11 @@ class Gateway(Starlette):
         if scope["root_path"]:
             scope = without_root_path(scope)
         express = self.live.express
-        if express is None or SERVER_TARGET in (scope.get("extensions") or ()):
-            # The gateway's own server has tried the short way already.
-            return self.live.serve(scope, receive, send)
-        return self.runtime.mounted.serve(express, scope, receive, send)
+        short = None
+        # The gateway's own server has tried the short way already.
+        if express is not None and SERVER_TARGET not in (scope.get("extensions") or ()):
+            short = self.runtime.mounted.serve(express, scope, receive, send)
+        return self.live.serve(scope, receive, send) if short is None else short
 
     async def _serve_first(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.start()

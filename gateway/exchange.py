@@ -25,6 +25,8 @@ ResponseRule = Callable[[Scope, Message], None]
 Recorder = Callable[["Exchange"], None]
 """Reads an exchange that has ended."""
 
+_MAX_NOTES = 64
+
 SCOPE_KEY = "gateway.exchange"
 """Where the exchange stands in the ASGI scope."""
 
@@ -150,6 +152,9 @@ class Exchange:
         """Rules of the chosen route, run on every response head, whoever made it."""
 
 
+_MAX_NOTES = 64
+
+
 class Admitted:
     """A header section that has been let in: who sent it, and what of it may be read.
 
@@ -167,6 +172,7 @@ class Admitted:
         "prefix",
         "public_host",
         "request_id",
+        "user",
     )
 
     def __init__(
@@ -179,6 +185,7 @@ class Admitted:
         *,
         has_certificate: bool = False,
         prefix: bytes = b"",
+        user: str = "",
     ) -> None:
         self.identity = identity
         self.host = host
@@ -186,11 +193,19 @@ class Admitted:
         self.request_id = request_id
         self.fields = fields
         self.has_certificate = has_certificate
-        """Whether the client has shown who it is, RFC 9111 section 3.5."""
+        """Whether the client has shown who it is by a certificate, RFC 9111 section 3.5."""
         self.prefix = prefix
         """The path that the gateway is mounted under: it leads every public path."""
+        self.user = user
+        """Who the route's authentication says it is."""
         self.has_weak_tags = any([b"W/" in value for name, value in fields if name == b"if-none-match"])
         self.notes: dict[object, Any] = {}
+
+    def note(self, about: object, value: Any) -> None:
+        """Keep ``value`` in ``notes``, of which there are not many: what they are about comes and goes."""
+        if len(self.notes) >= _MAX_NOTES:
+            self.notes.clear()
+        self.notes[about] = value
 
     def describe(self, exchange: Exchange, request_id: str) -> None:
         """Write down who sent the request; ``request_id`` is for one that brought none."""
@@ -203,6 +218,7 @@ class Admitted:
         exchange.host = self.host
         exchange.public_host = self.public_host
         exchange.request_id = self.request_id or request_id
+        exchange.user = self.user
 
 
 def record_ended(exchange: Exchange, recorders: Iterable[Recorder]) -> None:

@@ -9,7 +9,7 @@ from starlette.types import Scope
 from gateway.config.document import Config
 from gateway.config.problems import ConfigError
 from gateway.errors import GatewayError
-from gateway.exchange import BEGUN_KEY, Exchange
+from gateway.exchange import Exchange
 from gateway.pipeline import Compiler, Route, gateway_wide, may_keep_routes
 from gateway.router import RouteTable
 from gateway.routes import route_rule, upstream_names
@@ -42,8 +42,7 @@ class Generation:
         )
 
     def _enter(self, scope: Scope, exchange: Exchange) -> None:
-        if BEGUN_KEY not in scope:
-            self._count()
+        self._count()
 
     def _count(self) -> None:
         self.in_flight += 1

@@ -42,7 +42,8 @@ from gateway.config.problems import ConfigError
 from gateway.config.routes import RouteConfig
 from gateway.errors import Forbidden
 from gateway.exchange import SCOPE_KEY, Exchange, Recorder, ResponseRule
-from gateway.express.guarded import GuardedLane
+from gateway.express.guarded import GuardedLane, Guards
+from gateway.express.resumed import Resumption
 from gateway.express.table import Express, Lane
 from gateway.http.caching import SAFE_METHODS
 from gateway.http.networks import Networks
@@ -71,7 +72,7 @@ from gateway.runtime import Runtime
 from gateway.upstream.balancing import make_key
 from gateway.upstream.pool import Upstream
 from gateway.wiring.access import authenticator, identity_fields
-from gateway.wiring.express import proxied_lane, stored_lane
+from gateway.wiring.express import proxied_lane, shared_lane, stored_lane
 from gateway.wiring.rules import (
     added_fields,
     answer_rules,
@@ -109,20 +110,25 @@ def gateway_wide(
         max_header_bytes=limits.max_header_bytes,
         max_target_bytes=limits.max_target_bytes,
     )
+    recorders, id_header = (leave, *runtime.recorders), server.request_id_header
     app = ExchangeMiddleware(
-        Dispatcher(table),
-        gates=(enter, admission),
-        recorders=(leave, *runtime.recorders),
-        request_id_header=server.request_id_header,
+        Dispatcher(table), gates=(enter, admission), recorders=recorders, request_id_header=id_header
     )
-    express = Express(app, admission=admission, table=table, enter=count, leave=leave, recorders=runtime.recorders)
+    express = Express(
+        ExchangeMiddleware(Resumption(), recorders=recorders, request_id_header=id_header),
+        admission=admission,
+        table=table,
+        enter=count,
+        leave=leave,
+        recorders=runtime.recorders,
+    )
     return app, express
 
 
 class Route:
     """A compiled route: its stack, the rules for its answers, and what it was made from."""
 
-    __slots__ = ("app", "config", "lane", "mirrors", "name", "response_rules", "upstreams")
+    __slots__ = ("app", "config", "lane", "mirrors", "name", "response_rules", "unguarded", "upstreams")
 
     def __init__(self, config: RouteConfig) -> None:
         self.config = config
@@ -131,6 +137,8 @@ class Route:
         self.mirrors: list[MirrorHandler] = []
         self.response_rules: tuple[ResponseRule, ...] = ()
         self.app: ASGIApp = _nowhere
+        self.unguarded: ASGIApp = _nowhere
+        """The stack without the layers that decide who may use it."""
         self.lane: Lane | None = None
         """The short way; None when all its requests have to pass through ``app``."""
 
@@ -189,7 +197,12 @@ class Compiler:
             compress = config.compress
             types = COMPRESSIBLE_TYPES if compress.types is None else compress.types
             app = compression = CompressionMiddleware(
-                app, codings=compress.codings, min_size=compress.min_size, types=types, level=compress.level
+                app,
+                codings=compress.codings,
+                min_size=compress.min_size,
+                types=types,
+                level=compress.level,
+                turn=self._runtime.coding_turn,
             )
         if config.cache is not None:
             app = self._cache(app, config, config.cache)
@@ -198,18 +211,27 @@ class Compiler:
         inner = app
         for middleware in reversed(config.middleware):
             app = _with_middleware(app, config.name, middleware.use, middleware.arguments())
-        guarded = self._guarded(app, config)
-        if app is inner and _asks_only_what_takes_no_time(config):
-            route.lane = _guarded_lane(self._lane(route, config, inner, compression), guarded)
+        route.unguarded = app
+        guarded, guards = self._guarded(app, config)
+        if app is inner and guards.answer_at_once:
+            lane = shared_lane(
+                config, route.response_rules, lambda rules: self._lane(route, config, inner, compression, rules)
+            )
+            route.lane = lane if lane is None or guards.are_none else GuardedLane(lane, guards)
         return guarded
 
     def _lane(
-        self, route: Route, config: RouteConfig, app: ASGIApp, compression: CompressionMiddleware | None
+        self,
+        route: Route,
+        config: RouteConfig,
+        app: ASGIApp,
+        compression: CompressionMiddleware | None,
+        response_rules: tuple[ResponseRule, ...],
     ) -> Lane | None:
-        """The short way of a route before whose outermost layer, ``app``, nobody is asked; None when it has none."""
+        """The short way of a route with ``app`` as the outermost layer behind its guards; None when it has none."""
         request_id_name = self._config.server.request_id_header.lower().encode("ascii")
         if isinstance(app, CacheMiddleware):
-            return stored_lane(config, app, route.response_rules, request_id_name)
+            return stored_lane(config, app, response_rules, request_id_name)
         if config.upstream is None:
             return None
         return proxied_lane(
@@ -218,17 +240,18 @@ class Compiler:
             self._config.upstreams[config.upstream],
             outbound=self._outbound(config),
             compression=compression,
-            response_rules=route.response_rules,
+            response_rules=response_rules,
             request_id_name=request_id_name,
         )
 
-    def _guarded(self, app: ASGIApp, config: RouteConfig) -> ASGIApp:
-        """The layers that decide who may use a route, and how much, innermost first."""
+    def _guarded(self, app: ASGIApp, config: RouteConfig) -> tuple[ASGIApp, Guards]:
+        """The layers that decide who may use a route, and how much, innermost first; and those that are asked."""
+        guards = Guards()
         limit = config.rate_limit
         if limit is not None and limit.key == "user":
-            app = self._rate_limit(app, config.name, limit)
+            app = guards.rate_limit = self._rate_limit(app, config.name, limit)
         if config.auth is not None:
-            app = self._auth(app, config.name, config.auth)
+            app = guards.auth = self._auth(app, config.name, config.auth)
         if config.cors is not None:
             cors = config.cors
             app = PreflightMiddleware(
@@ -239,31 +262,33 @@ class Compiler:
                 max_age_s=cors.max_age,
             )
         if limit is not None and limit.key != "user":
-            app = self._rate_limit(app, config.name, limit)
+            app = guards.rate_limit = self._rate_limit(app, config.name, limit)
         if config.allow is not None or config.deny:
-            app = AccessMiddleware(app, allow=config.allow, deny=config.deny)
+            app = guards.access = AccessMiddleware(app, allow=config.allow, deny=config.deny)
         if config.max_concurrent:
             in_flight = self._runtime.in_flight_on(config.name)
-            app = ConcurrencyMiddleware(app, max_concurrent=config.max_concurrent, in_flight=in_flight)
+            app = guards.concurrency = ConcurrencyMiddleware(
+                app, max_concurrent=config.max_concurrent, in_flight=in_flight
+            )
         overload = self._config.server.overload
         if (overload.max_in_flight or overload.max_loop_lag) and config.name not in overload.exempt:
-            app = OverloadMiddleware(
+            app = guards.overload = OverloadMiddleware(
                 app,
                 max_in_flight=overload.max_in_flight,
                 max_loop_lag_s=overload.max_loop_lag,
                 in_flight=self._runtime.in_flight,
                 loop_lag=self._runtime.loop_lag,
             )
-        return app
+        return app, guards
 
-    def _auth(self, app: ASGIApp, name: str, auth: AuthConfig) -> ASGIApp:
+    def _auth(self, app: ASGIApp, name: str, auth: AuthConfig) -> AuthMiddleware:
         try:
             who = authenticator(auth, fetch=self._runtime.fetch)
         except ValueError as error:
             raise ConfigError.at(f"routes.{name}.auth", str(error)) from error
         return AuthMiddleware(app, authenticator=who, forward_credentials=auth.forward_credentials)
 
-    def _rate_limit(self, app: ASGIApp, name: str, limit: RateLimitConfig) -> ASGIApp:
+    def _rate_limit(self, app: ASGIApp, name: str, limit: RateLimitConfig) -> RateLimitMiddleware:
         return RateLimitMiddleware(
             app,
             count=limit.rate.count,
@@ -396,21 +421,6 @@ class ByKind:
 
 async def _forbidden(scope: Scope, receive: Receive, send: Send) -> None:
     raise Forbidden("the route takes no WebSockets")
-
-
-def _asks_only_what_takes_no_time(config: RouteConfig) -> bool:
-    """Whether the layers that guard a route look at nothing but the client's address and the load of the process."""
-    return config.auth is None and config.cors is None and config.rate_limit is None and not config.max_concurrent
-
-
-def _guarded_lane(lane: Lane | None, app: ASGIApp) -> Lane | None:
-    """``lane`` behind the outermost layers of its route, which begin with ``app``."""
-    overload = app if isinstance(app, OverloadMiddleware) else None
-    inner = app if overload is None else overload.app
-    access = inner if isinstance(inner, AccessMiddleware) else None
-    if lane is None or (overload is None and access is None):
-        return lane
-    return GuardedLane(lane, access=access, overload=overload)
 
 
 def may_keep_routes(old: Config, new: Config) -> bool:

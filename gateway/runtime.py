@@ -14,6 +14,7 @@ from gateway.exchange import Recorder
 from gateway.express.mounted import MountedExpress
 from gateway.middleware.access_log import AccessLog
 from gateway.middleware.cache import Cache
+from gateway.middleware.coding_turn import CodingTurn
 from gateway.middleware.concurrency import InFlight
 from gateway.middleware.rate_limit_store import CounterStore
 from gateway.proxy.client_watch import ClientWatch
@@ -53,6 +54,7 @@ class Runtime:
         secret = os.environ.get(SECRET_VARIABLE)
         self.secret = bytes.fromhex(secret) if secret else secrets.token_bytes(32)
         self.cache = Cache(make_store(config.cache))
+        self.coding_turn = CodingTurn()
         self.websockets = LiveWebSockets(self.ticker)
         folder = os.environ.get(METRICS_VARIABLE)
         self.metrics = Metrics(folder=Path(folder) if folder else None)

@@ -10,9 +10,12 @@ does, and the client sees the same.
 
     table      Express: from a header section and a target to a lane
     fields     what becomes of a field of an upstream's response
+    coded      what becomes of a response that may be coded
     proxied    the lane to an upstream
     stored     the lane to the cache's store
-    guarded    a lane before which the client's address and the load are looked at
+    guarded    a lane before which it is decided who may use it, and how much
+    shared     a lane for each origin whose scripts may read the answers
+    resumed    the way on through the layers
     mounted    the short way under other servers
     uvicorn_cycle    whole answers through uvicorn, in one write
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 from gateway.exchange import SCOPE_KEY, Exchange, Message, ResponseRule, Scope
+from gateway.http.coded_answer import CODING_NAMES, CodingRule
 from gateway.http.fields import Fields
 from gateway.http.hop_by_hop import inbound_fields, is_plain_connection
 from gateway.recent import Recent
 
 Field = tuple[bytes, bytes]
 
-HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN, REFERS = 1, 2, 4, 8, 16
-"""What a field says about its response; the last that under a mount prefix only the layers know what becomes of it."""
+HAS_LENGTH, HAS_DATE, COMPRESSIBLE, NOT_PLAIN, CODING, HAS_VARY, REFERS = 1, 2, 4, 8, 16, 32, 64
+"""What a field says about its response. HAS_VARY: that it holds what the rules would have added to Vary; REFERS: that
+under a mount prefix only the layers know what becomes of it."""
 
-_MAX_REMEMBERED = 1024
-_MAX_REMEMBERED_BYTES = 1024
+MAX_REMEMBERED = 1024
+MAX_REMEMBERED_BYTES = 1024
 # What they become depends on where the client thinks it is.
 _REFERENCES = frozenset([b"location", b"content-location", b"refresh"])
 
@@ -29,16 +30,10 @@ _WORK: Verdict = NOT_PLAIN, b"", None
 
 _Kind = int
 # Any value is passed on; none is; only the layers can tell; or the value decides.
-_ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE = range(1, 9)
+_ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE, _CODING, _VARY = range(1, 11)
+# What is said by those of which any value is passed on.
+_PASSED_ON = {_ANY: 0, _CODING: CODING}
 _KINDS = {b"set-cookie": _COOKIE, b"content-length": _LENGTH, b"date": _DATE, b"content-type": _TYPE}
-
-
-class Compression(Protocol):
-    """What decides about the coding of answers."""
-
-    min_size: int
-
-    def is_compressible(self, media_type: bytes) -> bool: ...
 
 
 class PlainFields(dict[Field, Verdict]):
@@ -54,24 +49,25 @@ class PlainFields(dict[Field, Verdict]):
         own: frozenset[bytes],
         answer_rules: tuple[ResponseRule, ...],
         response_rules: tuple[ResponseRule, ...],
-        compression: Compression | None,
+        coding_rule: CodingRule | None,
     ) -> None:
         super().__init__()
         self.hidden = hidden
         self._own = own
         self._answer_rules = answer_rules
         self._response_rules = response_rules
-        self._compression = compression
+        self._coding_rule = coding_rule
         # Rules look at names.
         self._by_name: dict[bytes, _Kind] = {}
         self._recent = Recent()
 
     def __missing__(self, field: Field) -> Verdict:
         name, value = field
-        if self._by_name.get(name) == _ANY:
+        flags = _PASSED_ON.get(self._by_name.get(name, 0))
+        if flags is not None:
             # Most answers have a field whose value nobody has seen, such as a validator.
-            verdict: Verdict = 0, b"%b: %b\r\n" % field, field
-            if len(value) <= _MAX_REMEMBERED_BYTES and self._recent.has_met(field):
+            verdict: Verdict = flags, b"%b: %b\r\n" % field, field
+            if len(value) <= MAX_REMEMBERED_BYTES and self._recent.has_met(field):
                 self._remember(field, verdict)
             return verdict
         try:
@@ -81,22 +77,26 @@ class PlainFields(dict[Field, Verdict]):
             # A rule fails on it: the layers do as well, and answer that.
             return _WORK
         # What is one client's alone is not to be kept; nor is much of what anybody may have had reflected.
-        if kind != _COOKIE and len(value) <= _MAX_REMEMBERED_BYTES:
+        if kind != _COOKIE and len(value) <= MAX_REMEMBERED_BYTES:
             self._remember(field, verdict)
         return verdict
+
+    def leaves_alone(self, names: Iterable[bytes]) -> bool:
+        """Whether the route's rules neither change nor drop fields of these names."""
+        return are_left_alone(names, self._response_rules)
 
     def added(self, scheme: str) -> Fields:
         """What the route's rules add to a response with none of the names that they look at."""
         return after_rules(self._response_rules, [], scheme)
 
     def _remember(self, field: Field, verdict: Verdict) -> None:
-        if len(self) >= _MAX_REMEMBERED:
+        if len(self) >= MAX_REMEMBERED:
             self.clear()
         self[field] = verdict
 
     def _judge(self, kind: _Kind, field: Field) -> Verdict:
-        if kind == _ANY:
-            return 0, b"%b: %b\r\n" % field, field
+        if kind in _PASSED_ON:
+            return _PASSED_ON[kind], b"%b: %b\r\n" % field, field
         if kind == _DROP:
             return _DROPPED
         if kind == _LONG:
@@ -108,16 +108,25 @@ class PlainFields(dict[Field, Verdict]):
             flags = REFERS
             (field,) = after_rules(self._answer_rules, [field], "https")
         elif kind == _LENGTH:
-            flags = HAS_LENGTH
+            flags = HAS_LENGTH | CODING
         elif kind == _DATE:
             flags = HAS_DATE
-        elif self._compression is not None and self._compression.is_compressible(value):
-            flags = COMPRESSIBLE
+        elif kind == _VARY:
+            added = self.added("https")
+            merged = after_rules(self._response_rules, [field], "https")
+            if merged == added:
+                return _DROPPED
+            if merged != [field, *added]:
+                if merged[1:] != [other for other in added if other[0] != b"vary"]:
+                    return _WORK
+                field, flags = merged[0], HAS_VARY
+        elif self._coding_rule is not None:
+            flags = CODING | COMPRESSIBLE if self._coding_rule.is_compressible(value) else CODING
         return flags, b"%b: %b\r\n" % field, field
 
     def _learn(self, name: bytes) -> _Kind:
         """What becomes of fields of a name whatever their value is; remembered."""
-        if len(self._by_name) >= _MAX_REMEMBERED:
+        if len(self._by_name) >= MAX_REMEMBERED:
             self._by_name.clear()
         kind = self._by_name[name] = self._kind(name)
         return kind
@@ -128,11 +137,16 @@ class PlainFields(dict[Field, Verdict]):
             return _HOP
         if name in self._own or not inbound_fields([field], drop=self.hidden):
             return _DROP
-        if name in _REFERENCES or after_rules(self._response_rules, [field], "https") != [field, *self.added("https")]:
+        if name == b"vary" and any(added[0] == name for added in self.added("https")):
+            return _VARY
+        after, added = after_rules(self._response_rules, [field], "https"), self.added("https")
+        if after == added and name not in _KINDS and name != b"content-encoding":
+            return _DROP
+        if name in _REFERENCES or after != [field, *added]:
             return _LONG
-        if name == b"content-encoding" and self._compression is not None:
+        if name == b"content-encoding" and self._coding_rule is not None:
             return _LONG
-        return _KINDS.get(name, _ANY)
+        return _KINDS.get(name, _CODING if self._coding_rule is not None and name in CODING_NAMES else _ANY)
 
 
 def are_left_alone(names: Iterable[bytes], rules: Iterable[ResponseRule]) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Generator
 from starlette.types import Receive, Scope, Send
 
 from gateway.exchange import BEGUN_KEY, WHOLE_FOLLOWS, Admitted, Exchange
+from gateway.express.fields import lines_of
 from gateway.express.proxied import ExpressExchange, ProxiedLane, framed
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
@@ -36,27 +37,29 @@ class MountedExpress:
         self._uvicorn = UvicornCycles()
         ticker.add(self._sweep)
 
-    def serve(self, express: Express, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def serve(self, express: Express, scope: Scope, receive: Receive, send: Send) -> Awaitable[None] | None:
         """Begin to serve a request, or answer it; what is left has to be awaited at once.
+
+        None, and nothing has happened, when it has to go the long way.
 
         Each coroutine around another one costs at every step of the task; there is one here where something is awaited.
         """
         if scope["type"] != "http" or scope["method"] != "GET" or scope["http_version"] != "1.1":
-            return express.app(scope, receive, send)
+            return None
         target: bytes = scope.get("raw_path") or b""
         if scope["query_string"]:
             target = b"%b?%b" % (target, scope["query_string"])
         if len(target) > express.max_target_bytes or _PLAIN_TARGET.fullmatch(target) is None:
-            return express.app(scope, receive, send)
+            return None
         if (scope.get("extensions") or {}).get("tls"):
             # Who the client is stands in its certificate, and what is remembered here goes by fields alone.
-            return express.app(scope, receive, send)
+            return None
         admitted = self._admit(express, scope)
         if admitted is None:
-            return express.app(scope, receive, send)
-        client = _Client(self._uvicorn, admitted.prefix, send)
+            return None
+        client = _Client(self._uvicorn, send)
         if not express.begin(admitted, target, client):
-            return express.app(scope, receive, send)
+            return None
         if client.waiting is None:
             return client.rest
         return self._finish(express, client.waiting, scope, receive, send)
@@ -70,7 +73,7 @@ class MountedExpress:
             # Cancelled by the server.
             waiting.abandon()
             waiting.exchange.outcome = "aborted"
-            express.end(waiting.exchange)
+            express.end(waiting)
             raise
         finally:
             self._waiting.discard(waiting)
@@ -83,18 +86,19 @@ class MountedExpress:
         cycle = self._uvicorn.find(send)
         if cycle is None or response is None or response.whole is None:
             return False
-        head = waiting.lane.public_head(response, exchange, waiting.prefix)
+        head = waiting.lane.public_head(waiting, response)
         if head is None:
             return False
-        lines, body = framed(*head, response.whole)
-        waiting.settle(response)
+        size = len(head[2])
+        lines, body = framed(*head)
+        waiting.settle(response, size)
         try:
             self._uvicorn.write(cycle, response.status_code, lines, body)
         except BaseException:
             exchange.outcome = "aborted"
             raise
         finally:
-            express.end(exchange)
+            express.end(waiting)
         return True
 
     def _admit(self, express: Express, scope: Scope) -> Admitted | None:
@@ -132,43 +136,42 @@ _NOTHING = _Nothing()
 class _Client:
     """The client of one request, as a lane sees it."""
 
-    __slots__ = ("_prefix", "_send", "_uvicorn", "rest", "waiting")
+    __slots__ = ("_send", "_uvicorn", "rest", "waiting")
 
-    def __init__(self, uvicorn: UvicornCycles, prefix: bytes, send: Send) -> None:
+    def __init__(self, uvicorn: UvicornCycles, send: Send) -> None:
         self._uvicorn = uvicorn
-        self._prefix = prefix
         self._send = send
         self.waiting: _Waiting | None = None
         self.rest: Awaitable[None] = _NOTHING
         """What is left to do after an answer."""
 
     def begin_express(self, express: Express, lane: ProxiedLane, exchange: Exchange) -> _Waiting:
-        self.waiting = _Waiting(lane, exchange, self._prefix)
+        self.waiting = _Waiting(lane, exchange)
         return self.waiting
 
-    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, request_id: str, body: bytes) -> bool:
+    @property
+    def may_answer_at_once(self) -> bool:
+        return True
+
+    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, exchange: Exchange, body: bytes) -> bool:
+        own = exchange.response_fields
+        if id_name:
+            own = [*own, (id_name, exchange.request_id.encode("ascii"))]
         cycle = self._uvicorn.find(self._send)
         if cycle is None:
-            fields = head.fields.copy()
-            if id_name:
-                fields.append((id_name, request_id.encode("ascii")))
-            self.rest = _send_both(self._send, status, fields, body)
-            return True
-        lines = head.lines
-        if id_name:
-            lines = b"%b%b: %b\r\n" % (lines, id_name, request_id.encode("ascii"))
-        self._uvicorn.write(cycle, status, lines, body)
+            self.rest = _send_both(self._send, status, [*head.fields, *own], body)
+        else:
+            self._uvicorn.write(cycle, status, head.lines + lines_of(own), body)
         return True
 
 
 class _Waiting(ExpressExchange):
     """An exchange for which a task waits."""
 
-    __slots__ = ("future", "prefix")
+    __slots__ = ("future",)
 
-    def __init__(self, lane: ProxiedLane, exchange: Exchange, prefix: bytes) -> None:
+    def __init__(self, lane: ProxiedLane, exchange: Exchange) -> None:
         super().__init__(lane, exchange)
-        self.prefix = prefix
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when something has come, or has taken a moment too long."""
 
@@ -201,17 +204,18 @@ async def _send(express: Express, waiting: _Waiting, send: Send) -> bool:
     response, exchange = waiting.response, waiting.exchange
     if response is None or response.whole is None:
         return False
-    fields = waiting.lane.public_fields(response, exchange, waiting.prefix)
-    if fields is None:
+    answer = waiting.lane.public_answer(waiting, response)
+    if answer is None:
         return False
-    waiting.settle(response)
+    fields, body = answer
+    waiting.settle(response, len(body))
     try:
-        await _send_both(send, response.status_code, fields, response.whole)
+        await _send_both(send, response.status_code, fields, body)
     except BaseException:
         exchange.outcome = "aborted"
         raise
     finally:
-        express.end(exchange)
+        express.end(waiting)
     return True
 
 

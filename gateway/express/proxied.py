@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ClientLeft, ConnectionBroken
 from gateway.exchange import Admitted, Attempt, Exchange
+from gateway.express.coded import CodedHeads
 from gateway.express.fields import (
+    CODING,
     COMPRESSIBLE,
     HAS_DATE,
     HAS_LENGTH,
+    HAS_VARY,
     NOT_PLAIN,
     REFERS,
-    Compression,
     PlainFields,
     lines_of,
 )
+from gateway.http.coded_answer import ADDED_NAMES
 from gateway.http.dates import http_date
 from gateway.http.fields import Fields
 from gateway.http.hop_by_hop import inbound_fields
+from gateway.middleware.compression import CompressionMiddleware
 from gateway.proxy.outbound import Outbound
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.http1 import Http1Transport
@@ -30,11 +34,12 @@ from gateway.upstream.messages import InboundResponse
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
+    from gateway.express.guarded import Pass
     from gateway.express.table import Express, ExpressClient, Way
+    from gateway.middleware.concurrency import InFlight
 
 # Without a body, or of meaning to retries and outlier detection.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304, 502, 503, 504])
-_MAX_NOTES = 64
 _NO_SCOPE: dict[str, Any] = {}
 
 
@@ -57,7 +62,7 @@ class ProxiedLane:
         attempt_timeout_s: float,
         idle_timeout_s: float,
         retried: frozenset[Any],
-        compression: Compression | None,
+        compression: CompressionMiddleware | None,
     ) -> None:
         self.name = name
         self.upstream = upstream
@@ -71,29 +76,50 @@ class ProxiedLane:
         self._retried = retried | _NOT_PLAIN_STATUSES
         self.is_coded = compression is not None
         """Whether tags that the client knows may have been weakened: the upstream needs to see their strong form."""
-        self._coded_from = compression.min_size if compression is not None else 0
+        self._coded_from = compression.rule.min_size if compression is not None else 0
+        # On the long way the route's rules see what coding adds.
+        self._compression = compression if plain_fields.leaves_alone(ADDED_NAMES) else None
+        self._coded_heads = CodedHeads(self._compression) if self._compression is not None else None
         self._request_id_name = request_id_name
         self._id_line = request_id_name + b": " if request_id_name else b""
-        self._added = {scheme: lines_of(plain_fields.added(scheme)) for scheme in ("http", "https")}
-        self._added_fields = {scheme: plain_fields.added(scheme) for scheme in ("http", "https")}
+        self._is_sticky = upstream.settings.sticky is not None
+        added = {scheme: plain_fields.added(scheme) for scheme in ("http", "https")}
+        self._added_fields = added
+        self._added = {scheme: lines_of(fields) for scheme, fields in added.items()}
+        self._added_beside_vary = {
+            scheme: lines_of([field for field in fields if field[0] != b"vary"]) for scheme, fields in added.items()
+        }
         # Stands where the request id comes in heads that are kept; nobody outside can know it.
         self._mark = secrets.token_hex(16)
         self._any_exchange = Exchange("GET", b"/")
         self._any_exchange.route = name
 
-    def begin(self, express: Express, admitted: Admitted, target: bytes, way: Way, client: ExpressClient) -> bool:
+    def begin(
+        self,
+        express: Express,
+        admitted: Admitted,
+        target: bytes,
+        way: Way,
+        client: ExpressClient,
+        passing: Pass | None = None,
+    ) -> bool:
         """Send the request; False when no endpoint has room. Raises NoEndpoint."""
         if self.is_coded and admitted.has_weak_tags:
             return False
         exchange = express.exchange(admitted, target, way)
         upstream = self.upstream
+        if passing is not None and not (upstream.has_room and passing.count(exchange)):
+            return False
         scope = way.scope(admitted, target, exchange) if upstream.looks_at_requests else _NO_SCOPE
         endpoint = upstream.try_acquire(scope)
         if endpoint is None:
             return False
         express.enter()
         exchange.decision = upstream.decision
-        client.begin_express(express, self, exchange).send(endpoint, admitted, target, way)
+        begun = client.begin_express(express, self, exchange)
+        if passing is not None:
+            passing.hold(begun)
+        begun.send(endpoint, admitted, target, way)
         return True
 
     def public_interim(self, fields: Fields) -> Fields:
@@ -109,10 +135,8 @@ class ProxiedLane:
         key = (self, endpoint) if self.outbound.is_for_endpoint else self
         parts: list[bytes] | None = admitted.notes.get(key)
         if parts is None:
-            if len(admitted.notes) >= _MAX_NOTES:
-                # Endpoints come and go under a client that stays.
-                admitted.notes.clear()
-            parts = admitted.notes[key] = self._head_parts(admitted, endpoint)
+            parts = self._head_parts(admitted, endpoint)
+            admitted.note(key, parts)
         return b"GET " + out + exchange.request_id.encode("ascii").join(parts)
 
     def _head_parts(self, admitted: Admitted, endpoint: Endpoint) -> list[bytes]:
@@ -124,12 +148,10 @@ class ProxiedLane:
         head = request_head(b"GET", b"/", fields, None)
         return head.removeprefix(b"GET /").split(self._mark.encode("ascii"))
 
-    def public_head(
-        self, response: InboundResponse, exchange: Exchange, prefix: bytes = b""
-    ) -> tuple[bytes, bool] | None:
-        """The lines of the client's response head, and whether the length is among them; None if it takes more work.
+    def public_head(self, begun: ExpressExchange, response: InboundResponse) -> tuple[bytes, bool, bytes] | None:
+        """What the client gets: the lines of the head, whether the length is among them, and the body.
 
-        ``prefix`` is the path that the gateway is mounted under.
+        None if it takes more work.
         """
         flags = 0
         lines = []
@@ -138,17 +160,41 @@ class ProxiedLane:
             flag, line, _ = plain_fields[field]
             flags |= flag
             lines.append(line)
-        if not self._is_plain(flags, response, prefix):
+        if not self._is_plain(flags, begun, response):
             return None
+        body = response.whole or b""
+        has_length = flags & HAS_LENGTH != 0
+        if flags & COMPRESSIBLE and (not has_length or len(body) >= self._coded_from):
+            if self._coded_heads is None:
+                return None
+            lines = []
+            asked: Fields = []
+            for field in response.raw_fields:
+                flag, line, _ = plain_fields[field]
+                if flag & CODING:
+                    asked.append(field)
+                else:
+                    lines.append(line)
+            coded = self._coded_heads.answer(response.status_code, asked, body, begun.admitted.fields)
+            if coded is None:
+                return None
+            has_length = has_length or coded[1] is not body
+            coded_lines, body = coded
+            lines.append(coded_lines)
+        exchange = begun.exchange
+        if self._is_sticky:
+            self._stick(begun)
         if self._id_line:
             lines += (self._id_line, exchange.request_id.encode("ascii"), b"\r\n")
-        lines.append(self._added[exchange.scheme])
+        if exchange.response_fields:
+            lines.append(lines_of(exchange.response_fields))
+        lines.append((self._added_beside_vary if flags & HAS_VARY else self._added)[exchange.scheme])
         if not flags & HAS_DATE:
             lines.append(b"date: %b\r\n" % http_date(time.time()))
-        return b"".join(lines), bool(flags & HAS_LENGTH)
+        return b"".join(lines), has_length, body
 
-    def public_fields(self, response: InboundResponse, exchange: Exchange, prefix: bytes = b"") -> Fields | None:
-        """The fields of the client's response head; None if it takes more work."""
+    def public_answer(self, begun: ExpressExchange, response: InboundResponse) -> tuple[Fields, bytes] | None:
+        """The same as fields and body."""
         flags = 0
         fields: Fields = []
         plain_fields = self.plain_fields
@@ -157,19 +203,44 @@ class ProxiedLane:
             flags |= flag
             if kept is not None:
                 fields.append(kept)
-        if not self._is_plain(flags, response, prefix):
+        if not self._is_plain(flags, begun, response):
             return None
+        body = response.whole or b""
+        if flags & COMPRESSIBLE and (not flags & HAS_LENGTH or len(body) >= self._coded_from):
+            if self._compression is None:
+                return None
+            coded = self._compression.whole_answer(response.status_code, fields, body, begun.admitted.fields)
+            if coded is None:
+                return None
+            fields, body = coded
+        exchange = begun.exchange
+        if self._is_sticky:
+            self._stick(begun)
         if self._request_id_name:
             fields.append((self._request_id_name, exchange.request_id.encode("ascii")))
-        fields += self._added_fields[exchange.scheme]
+        fields += exchange.response_fields
+        added = self._added_fields[exchange.scheme]
+        fields += [field for field in added if field[0] != b"vary"] if flags & HAS_VARY else added
         if not flags & HAS_DATE:
             fields.append((b"date", http_date(time.time())))
-        return fields
+        return fields, body
 
-    def _is_plain(self, flags: int, response: InboundResponse, prefix: bytes) -> bool:
-        if flags & NOT_PLAIN or (prefix and flags & REFERS) or response.status_code in self._retried:
+    def _stick(self, begun: ExpressExchange) -> None:
+        """Bring the client back to the endpoint, if it has not been told so before."""
+        exchange = begun.exchange
+        scope = {"headers": begun.admitted.fields}
+        cookie = self.upstream.sticky_cookie(scope, begun.endpoint, secure=exchange.scheme == "https")
+        if cookie is not None:
+            exchange.response_fields.append((b"set-cookie", cookie))
+
+    def _is_plain(self, flags: int, begun: ExpressExchange, response: InboundResponse) -> bool:
+        """Whether nothing but a coding can still need more work."""
+        if flags & NOT_PLAIN or response.status_code in self._retried:
             return False
-        return not flags & COMPRESSIBLE or (flags & HAS_LENGTH != 0 and len(response.whole or b"") < self._coded_from)
+        if flags & REFERS and begun.admitted.prefix:
+            return False
+        # Only one of several says what was added.
+        return not flags & HAS_VARY or sum(name == b"vary" for name, _ in response.raw_fields) == 1
 
 
 def framed(lines: bytes, has_length: bool, body: bytes) -> tuple[bytes, bytes]:
@@ -189,6 +260,7 @@ class ExpressExchange:
 
     __slots__ = (
         "_connection",
+        "admitted",
         "deadline",
         "endpoint",
         "error",
@@ -198,8 +270,10 @@ class ExpressExchange:
         "is_settled",
         "is_taken",
         "lane",
+        "place",
         "response",
         "was_stale",
+        "way",
     )
 
     def __init__(self, lane: ProxiedLane, exchange: Exchange) -> None:
@@ -214,11 +288,15 @@ class ExpressExchange:
         self.is_settled = False
         self.is_taken = False
         self._connection: Http1Connection | None = None
+        self.place: InFlight | None = None
+        """Where it is counted while it lasts, on a route that bounds how many there are."""
         self.endpoint: Endpoint
+        self.admitted: Admitted
+        self.way: Way
 
     def send(self, endpoint: Endpoint, admitted: Admitted, target: bytes, way: Way) -> None:
         """Send the request for ``target`` to ``endpoint``, which counts it in flight already."""
-        self.endpoint = endpoint
+        self.endpoint, self.admitted, self.way = endpoint, admitted, way
         exchange, lane, transport = self.exchange, self.lane, endpoint.transport
         if not isinstance(transport, Http1Transport):
             self.go_on()
@@ -288,14 +366,14 @@ class ExpressExchange:
 
     # Endings.
 
-    def settle(self, response: InboundResponse) -> None:
-        """A plain answer, complete by now: the endpoint has done well and is free."""
+    def settle(self, response: InboundResponse, size: int) -> None:
+        """A plain answer, complete by now, ``size`` bytes for the client: the endpoint has done well and is free."""
         exchange = self.exchange
         attempt = exchange.attempts[0]
         attempt.status = exchange.status = response.status_code
         attempt.head_s = time.monotonic() - attempt.started
         attempt.outcome = "ok"
-        exchange.body_bytes_out = len(response.whole or b"")
+        exchange.body_bytes_out = size
         exchange.upstream = self.lane.upstream_name
         self.is_settled = True
         self.lane.upstream.succeeded(self.endpoint)
@@ -319,6 +397,14 @@ class ExpressExchange:
         """The layers have ended; not all of them come to the handler."""
         if not self.is_taken:
             self._free()
+        if self.place is not None:
+            self.leave_place()
+
+    def leave_place(self) -> None:
+        """The exchange has ended: another may begin on its route."""
+        assert self.place is not None
+        self.place.count -= 1
+        self.place = None
 
     def _free(self) -> None:
         if not self.is_over:

@@ -13,6 +13,7 @@ from gateway.middleware.cache import CacheMiddleware
 from gateway.stores.base import Entry
 
 if TYPE_CHECKING:
+    from gateway.express.guarded import Pass
     from gateway.express.table import Express, ExpressClient, Way
 
 # Without a body.
@@ -68,19 +69,28 @@ class StoredLane:
         self._response_rules = response_rules
         self._request_id_name = request_id_name
 
-    def begin(self, express: Express, admitted: Admitted, target: bytes, way: Way, client: ExpressClient) -> bool:
+    def begin(
+        self,
+        express: Express,
+        admitted: Admitted,
+        target: bytes,
+        way: Way,
+        client: ExpressClient,
+        passing: Pass | None = None,
+    ) -> bool:
         """Answer from the store; False when it has nothing that is fresh, or the request asks for more than that."""
         cache = self._cache
         asks_nothing = admitted.notes.get(self)
         if asks_nothing is None:
-            asks_nothing = admitted.notes[self] = cache.asks_nothing(admitted.fields)
-        if not asks_nothing or admitted.has_certificate:
+            asks_nothing = cache.asks_nothing(admitted.fields)
+            admitted.note(self, asks_nothing)
+        if not asks_nothing:
             return False
         scheme = admitted.identity.scheme
         now = cache.clock()
         key = cache.key(scheme, admitted.public_host, admitted.prefix + target, admitted.fields)
-        entry = cache.fresh_now(key, admitted.fields, now)
-        if entry is None:
+        entry = cache.fresh_now(key, admitted, now)
+        if entry is None or ((admitted.user or admitted.has_certificate) and not entry.freshness.for_authorized):
             return False
         head = entry.sent_as
         if not isinstance(head, StoredHead) or head.lane is not self:
@@ -89,8 +99,10 @@ class StoredLane:
             return False
         head.at(now, cache, key, entry)
         exchange = express.exchange(admitted, target, way)
+        if passing is not None and not (client.may_answer_at_once and passing.count(exchange)):
+            return False
         body = entry.body or b""
-        if not client.answer_at_once(entry.status, head, self._request_id_name, exchange.request_id, body):
+        if not client.answer_at_once(entry.status, head, self._request_id_name, exchange, body):
             return False
         exchange.cache = "hit"
         exchange.status = entry.status

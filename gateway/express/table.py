@@ -9,7 +9,8 @@ from typing import Protocol
 from starlette.types import ASGIApp, Scope
 
 from gateway.errors import GatewayError
-from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder, record_ended
+from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder, ResponseRule, record_ended
+from gateway.express.guarded import Pass
 from gateway.express.proxied import ExpressExchange, ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.http.target import MAX_CACHED_BYTES, RequestPath, read_path_anew
@@ -26,8 +27,15 @@ class ExpressClient(Protocol):
     def begin_express(self, express: Express, lane: ProxiedLane, exchange: Exchange) -> ExpressExchange:
         """From now on the client waits for this exchange."""
 
-    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, request_id: str, body: bytes) -> bool:
-        """Answer with ``head``, the request id unless its field has no name, and a body; False when it has to wait."""
+    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, exchange: Exchange, body: bytes) -> bool:
+        """Answer with ``head``, the exchange's own fields, the request id unless its field has no name, and a body.
+
+        False when it has to wait.
+        """
+
+    @property
+    def may_answer_at_once(self) -> bool:
+        """Whether it need not wait."""
 
 
 class Lane(Protocol):
@@ -37,20 +45,37 @@ class Lane(Protocol):
     def name(self) -> str:
         """The route's."""
 
-    def begin(self, express: Express, admitted: Admitted, target: bytes, way: Way, client: ExpressClient) -> bool:
+    def begin(
+        self,
+        express: Express,
+        admitted: Admitted,
+        target: bytes,
+        way: Way,
+        client: ExpressClient,
+        passing: Pass | None = None,
+    ) -> bool:
         """Serve a GET of ``target``; False, and nothing has happened, when it has to go the long way.
 
-        Raises GatewayError, which means the same.
+        ``passing`` is how the client came past the route's guards. Raises GatewayError, which means the same as False.
         """
 
 
+class Destination(Protocol):
+    """A route. ``unguarded`` are its layers behind those that decide who may use it."""
+
+    lane: Lane | None
+    unguarded: ASGIApp
+    response_rules: tuple[ResponseRule, ...]
+
+
 class Way:
-    """Where a target leads: the lane, what its names matched, and the target for each base path of the endpoints."""
+    """Where a target leads: the route, what its names matched, and the target for each base path of the endpoints."""
 
-    __slots__ = ("lane", "params", "path", "targets")
+    __slots__ = ("lane", "params", "path", "route", "targets")
 
-    def __init__(self, lane: Lane | None, path: RequestPath, params: Mapping[str, bytes]) -> None:
-        self.lane = lane
+    def __init__(self, route: Destination, path: RequestPath, params: Mapping[str, bytes]) -> None:
+        self.route = route
+        self.lane = route.lane
         self.path = path
         self.params = params
         self.targets: dict[bytes, bytes] = {}
@@ -69,7 +94,7 @@ class Way:
 
 
 class Express:
-    """The short ways of one generation; ``app`` is the long one, for exchanges that turn out not to be plain.
+    """The short ways of one generation; ``app`` takes exchanges on that were begun and turn out not to be plain.
 
     ``enter`` counts an exchange that goes on for a while, ``leave`` counts it back.
     """
@@ -131,10 +156,12 @@ class Express:
         exchange.route = way.lane.name
         return exchange
 
-    def end(self, exchange: Exchange) -> None:
+    def end(self, begun: ExpressExchange) -> None:
         """Record an exchange that ended on the short way."""
-        self._leave(exchange)
-        self.record(exchange)
+        if begun.place is not None:
+            begun.leave_place()
+        self._leave(begun.exchange)
+        self.record(begun.exchange)
 
     def record(self, exchange: Exchange) -> None:
         """Record an exchange that was over as soon as it began, and so was never counted."""
@@ -146,7 +173,7 @@ class Express:
         path = read_path_anew(raw_path)
         scope: Scope = {"headers": admitted.fields, "query_string": query}
         match = self._match("GET", admitted.host, path, scope, admitted.identity.client)
-        way = Way(match.rule.target.lane, path, match.params)
+        way = Way(match.rule.target, path, match.params)
         ways = self._ways
         if ways is not None and len(target) <= MAX_CACHED_BYTES:
             key = (admitted.host, target)

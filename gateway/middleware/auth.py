@@ -6,7 +6,7 @@ app.add_middleware(AuthMiddleware, authenticator=ApiKeys({"alice": "sha256:..."}
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -46,6 +46,15 @@ class Authenticator(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsAtOnce(Protocol):
+    """An authenticator that need not always wait."""
+
+    def known(self, headers: Fields) -> Identity | None:
+        """Whom ``authenticate`` would find by these fields, when it has nothing to wait for; None for all else."""
+        ...
+
+
 class Fetched(Protocol):
     """An answer to a fetch; names of fields in lower case."""
 
@@ -77,6 +86,8 @@ class AuthMiddleware:
         if not forward_credentials:
             removed |= authenticator.credential_fields
         self._removed = removed
+        self.known = authenticator.known if isinstance(authenticator, KnowsAtOnce) else None
+        """Tells who sent some fields, where that takes no waiting; None when it always does."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -93,8 +104,11 @@ class AuthMiddleware:
         exchange = exchange_of(scope)
         if exchange is not None:
             exchange.user = identity.user or NAMELESS
-        headers: Fields = [*without(scope["headers"], self._removed), *identity.fields]
-        await self.app({**scope, "headers": headers}, receive, send)
+        await self.app({**scope, "headers": self.fields_for(identity, scope["headers"])}, receive, send)
+
+    def fields_for(self, identity: Identity, headers: Fields) -> Fields:
+        """The fields of a request of somebody who is let in, as the service gets them."""
+        return [*without(headers, self._removed), *identity.fields]
 
 
 def single_value(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes | None:

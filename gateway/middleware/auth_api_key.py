@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from starlette.types import Scope
 
 from gateway.errors import Unauthorized
+from gateway.http.fields import Fields
 from gateway.middleware.auth import Identity, single_value
 
 _HASHED = "sha256:"
@@ -41,13 +42,17 @@ class ApiKeys:
 
     async def authenticate(self, scope: Scope) -> Identity:
         """Who sent the request; Unauthorized without a key that is known."""
-        value = single_value(scope["headers"], self._field)
-        if value is None:
-            raise Unauthorized("no API key, or several", headers=list(self._challenge))
-        identity = self._owners.get(self._blinded(hashlib.sha256(value).digest()))
+        identity = self.known(scope["headers"])
         if identity is None:
-            raise Unauthorized("unknown API key", headers=list(self._challenge))
+            has_one = single_value(scope["headers"], self._field) is not None
+            reason = "unknown API key" if has_one else "no API key, or several"
+            raise Unauthorized(reason, headers=list(self._challenge))
         return identity
+
+    def known(self, headers: Fields) -> Identity | None:
+        """Whose key is among the fields of a request."""
+        value = single_value(headers, self._field)
+        return None if value is None else self._owners.get(self._blinded(hashlib.sha256(value).digest()))
 
     def _blinded(self, digest: bytes) -> bytes:
         return hmac.digest(self._blind, digest, hashlib.sha256)

@@ -16,6 +16,7 @@ from cachetools import TTLCache
 from starlette.types import Scope
 
 from gateway.errors import Overloaded, Unauthorized
+from gateway.http.fields import Fields
 from gateway.middleware.auth import Identity, single_value
 
 VERDICT_TTL_S = 10.0
@@ -61,10 +62,10 @@ class BasicAuthenticator:
 
     async def authenticate(self, scope: Scope) -> Identity:
         """Who sent the request; Unauthorized with a challenge when nobody is known by these credentials."""
-        value = single_value(scope["headers"], b"authorization")
-        if value is None or len(value) > MAX_CREDENTIALS_BYTES:
+        value = _credentials_in(scope["headers"])
+        if value is None:
             raise self._unauthorized("no credentials")
-        key = hmac.digest(self._secret, value, hashlib.sha256)
+        key = self._key(value)
         identity = self._verdicts.get(key)
         if identity is None:
             name, password = self._credentials(value)
@@ -72,6 +73,14 @@ class BasicAuthenticator:
                 raise self._unauthorized("wrong name or password")
             identity = self._verdicts[key] = Identity(name)
         return identity
+
+    def known(self, headers: Fields) -> Identity | None:
+        """Who sent a request, if the credentials in its fields have been verified a moment ago."""
+        value = _credentials_in(headers)
+        return None if value is None else self._verdicts.get(self._key(value))
+
+    def _key(self, value: bytes) -> bytes:
+        return hmac.digest(self._secret, value, hashlib.sha256)
 
     async def _is_right(self, key: bytes, name: str, password: str) -> bool:
         task = self._verifying.get(key)
@@ -111,3 +120,8 @@ class BasicAuthenticator:
 
     def _unauthorized(self, reason: str) -> Unauthorized:
         return Unauthorized(reason, headers=list(self._challenge))
+
+
+def _credentials_in(headers: Fields) -> bytes | None:
+    value = single_value(headers, b"authorization")
+    return None if value is None or len(value) > MAX_CREDENTIALS_BYTES else value

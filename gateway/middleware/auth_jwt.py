@@ -12,6 +12,7 @@ from cachetools import TTLCache
 from starlette.types import Scope
 
 from gateway.errors import Unauthorized
+from gateway.http.fields import Fields
 from gateway.middleware.auth import Fetch, Identity, single_value
 from gateway.middleware.auth_jwks import IssuerKeys
 
@@ -76,20 +77,30 @@ class JwtAuthenticator:
 
     async def authenticate(self, scope: Scope) -> Identity:
         """Who sent the request; Unauthorized with a challenge (RFC 6750 section 3) for a token that does not hold."""
-        token = _token(scope)
+        token = _token(scope["headers"])
+        identity = self._remembered(token)
+        if identity is not None:
+            return identity
+        claims = await self._verified(token)
+        identity = self._identity(claims)
+        if self._verdicts_version == self._keys.version:
+            self._verdicts[hashlib.sha256(token).digest()] = (identity, claims["exp"] + self._leeway_s)
+        return identity
+
+    def known(self, headers: Fields) -> Identity | None:
+        """Who sent a request, if the token in its fields has been verified a moment ago and still holds."""
+        try:
+            return self._remembered(_token(headers))
+        except Unauthorized:
+            return None
+
+    def _remembered(self, token: bytes) -> Identity | None:
         self._keys.refresh_if_due(self._clock())
         if self._verdicts_version != self._keys.version:
             self._verdicts.clear()
             self._verdicts_version = self._keys.version
-        key = hashlib.sha256(token).digest()
-        verdict = self._verdicts.get(key)
-        if verdict is not None and self._wall_clock() < verdict[1]:
-            return verdict[0]
-        claims = await self._verified(token)
-        identity = self._identity(claims)
-        if self._verdicts_version == self._keys.version:
-            self._verdicts[key] = (identity, claims["exp"] + self._leeway_s)
-        return identity
+        verdict = self._verdicts.get(hashlib.sha256(token).digest())
+        return verdict[0] if verdict is not None and self._wall_clock() < verdict[1] else None
 
     async def _verified(self, token: bytes) -> dict[str, Any]:
         """The claims of a token whose signature, issuer, audience and times hold."""
@@ -159,8 +170,8 @@ def _registry(allowed: frozenset[str]) -> Any:
     return Registry(strict_check_header=False)
 
 
-def _token(scope: Scope) -> bytes:
-    value = single_value(scope["headers"], b"authorization")
+def _token(headers: Fields) -> bytes:
+    value = single_value(headers, b"authorization")
     scheme, _, token = (value or b"").partition(b" ")
     if scheme.lower() != b"bearer":
         raise Unauthorized("no bearer token", headers=[(b"www-authenticate", b"Bearer")])

@@ -25,7 +25,7 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import ClientLeft, GatewayError
-from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Exchange
+from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Admitted, Exchange
 from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting, forwarded_parts
 from gateway.http.cache_status import Forward
 from gateway.http.caching import StoragePolicy, may_serve_fetch, reuse
@@ -194,10 +194,20 @@ class CacheMiddleware:
         """Whether no field decides how the store may be used."""
         return self._deciding.isdisjoint([field[0] for field in headers])
 
-    def fresh_now(self, key: CacheKey, headers: Fields, now: float) -> Entry | None:
+    def fresh_now(self, key: CacheKey, admitted: Admitted, now: float) -> Entry | None:
         """The answer for a GET that asks nothing, from a client whom nobody has identified; None to have it called."""
-        entries = self.cache.store.get_now(key, now)
-        return _fresh_of(entries, headers, now) if entries else None
+        for entry in self.cache.store.get_now(key, now) or ():
+            selectors = entry.selectors
+            if selectors:
+                # Most answers that vary do so by Accept-Encoding alone, and a client sends the same one every time.
+                is_selected = admitted.notes.get(selectors)
+                if is_selected is None:
+                    is_selected = selects(selectors, admitted.fields)
+                    admitted.note(selectors, is_selected)
+                if not is_selected:
+                    continue
+            return entry if now < entry.freshness.fresh_until and entry.body is not None else None
+        return None
 
     def hit_fields(self, key: CacheKey, entry: Entry, now: float) -> Fields:
         """Age and Cache-Status of an answer from the store."""

@@ -6,27 +6,30 @@ app.add_middleware(CompressionMiddleware, min_size=512)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import BadUpstreamResponse, ResponseBroken
 from gateway.exchange import TAGS_AS_GIVEN, WHOLE_FOLLOWS
+from gateway.http.coded_answer import CodingRule, Plan, fields_of_coded, with_strong_tags
 from gateway.http.coding import (
     CODINGS,
-    DECODABLE,
-    OFFLOAD_BYTES,
     BoundedDecoder,
     DecodingError,
     Encoder,
     Level,
     TooMuchDecoded,
+    code_whole,
+    coding_us,
     make_encoder,
+    short_coder,
 )
-from gateway.http.fields import Fields, add_vary, get_joined, without
-from gateway.http.negotiation import IDENTITY, choose_coding, is_accepted, parse_codings
+from gateway.http.fields import Fields
+from gateway.http.negotiation import IDENTITY
 from gateway.middleware.asgi3 import asgi3
 from gateway.middleware.coding_threads import coding_threads
+from gateway.middleware.coding_turn import CodingTurn
 from gateway.middleware.decoding import PacedSteps
 
 COMPRESSIBLE_TYPES = (
@@ -54,25 +57,6 @@ COMPRESSIBLE_TYPES = (
     "image/x-icon",
 )
 
-# What a body in another coding no longer has: the name of its coding, its length, its byte positions, and the digests
-# over its bytes.
-_STALE_FIELDS = frozenset(
-    [
-        b"content-encoding",
-        b"content-length",
-        b"accept-ranges",
-        b"content-md5",
-        b"content-digest",
-        b"repr-digest",
-        b"digest",
-    ]
-)
-_DECIDING = frozenset([b"content-length", b"content-type", b"content-encoding", b"cache-control"])
-_NEVER_CODED = frozenset([204, 205, 206])
-# Thousands of streams of events may be open at a time, and each keeps its encoder: one for bodies of this length has
-# 290 KiB with zstd in the place of 780, and events repeat what is near.
-_EVENTS_TYPE = b"text/event-stream"
-_EVENTS_BYTES = 16 * 1024
 _MAX_DECODED_BYTES = 64 * 1024 * 1024
 _MAX_DECODED_RATIO = 100.0
 
@@ -82,7 +66,7 @@ class CompressionMiddleware:
 
     ``codings`` in order of preference among what the client weighs equally. ``min_size`` in bytes applies where the
     length is known. ``types`` are media types, ``text/*`` standing for a whole tree. Bodies stream: each message leaves
-    at once, flushed. Large pieces are coded in a thread.
+    at once, flushed. What would take too much of a ``turn`` of the event loop is coded in a thread.
     """
 
     def __init__(
@@ -93,17 +77,17 @@ class CompressionMiddleware:
         min_size: int = 1024,
         types: Sequence[str] = COMPRESSIBLE_TYPES,
         level: Level = "fast",
+        turn: CodingTurn | None = None,
     ) -> None:
         unknown = sorted(set(codings) - set(CODINGS))
         if unknown:
             raise ValueError(f"unknown codings: {', '.join(unknown)}; known are {', '.join(CODINGS)}")
         self.app = app
-        self.codings = tuple(codings)
-        self.min_size = min_size
+        self.rule = CodingRule(codings=codings, min_size=min_size, types=types)
         self.level = level
-        self._bytes_a_turn = self._bytes_left = OFFLOAD_BYTES[level]
-        self._exact_types = frozenset(name.lower().encode() for name in types if not name.endswith("/*"))
-        self._type_trees = tuple(name.lower().encode()[:-1] for name in types if name.endswith("/*"))
+        self._turn = turn or CodingTurn()
+        self._costs_us = {coding: coding_us(coding, level) for coding in codings}
+        self.short_coders = {coding: short_coder(coding, level) for coding in codings}
 
     # A plain function: there is nothing to do after the application, and a coroutine would cost 0.5 us.
     @asgi3
@@ -111,169 +95,134 @@ class CompressionMiddleware:
         if scope["type"] != "http":
             return self.app(scope, receive, send)
         headers = scope["headers"]
-        none_match: bytes | None = None
         for name, value in headers:
             if name == b"if-none-match":
-                none_match = value
+                if b"W/" in value and TAGS_AS_GIVEN not in scope:
+                    scope = {**scope, "headers": with_strong_tags(headers)}
                 break
-        if none_match is not None and b"W/" in none_match and TAGS_AS_GIVEN not in scope:
-            scope = {**scope, "headers": _match_strong_too(headers)}
-        return self.app(scope, receive, _Response(self, scope["method"], headers, none_match, send).send)
+        return self.app(scope, receive, _Response(self, scope["method"] == "HEAD", headers, send).send)
 
-    def may_hold_loop(self, size: int) -> bool:
-        """Whether so many bytes may be coded on the event loop: twenty bodies at a time hold it no longer than one."""
-        left = self._bytes_left
-        if size > left:
-            return False
-        if left == self._bytes_a_turn and size:
-            asyncio.get_running_loop().call_soon(self._begin_turn)
-        self._bytes_left = left - size
-        return True
+    def whole_answer(
+        self, status: int, fields: Fields, body: bytes, request: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[Fields, bytes] | None:
+        """A whole answer to a GET with the fields ``request``, as it goes out; None where it has to be waited for."""
+        plan = self.rule.plan(status, fields, request)
+        if plan is None:
+            return fields, body
+        if plan.applied:
+            return None
+        coding = plan.coding
+        if coding == IDENTITY or len(body) < self.rule.min_size:
+            return plan.fields, body
+        coded = self.coded_now(coding, body)
+        return None if coded is None else (fields_of_coded(plan.fields, coding, len(coded)), coded)
 
-    def _begin_turn(self) -> None:
-        self._bytes_left = self._bytes_a_turn
+    def coded_now(self, coding: str, body: bytes) -> bytes | None:
+        """A whole body in ``coding``; None where that would hold the event loop too long."""
+        return self.short_coders[coding](body) if self.may_hold_loop(coding, len(body)) else None
 
-    def is_compressible(self, media_type: bytes) -> bool:
-        """Whether bodies of a Content-Type value gain from coding."""
-        essence = media_type.split(b";", 1)[0].strip().lower()
-        return essence in self._exact_types or essence.startswith(self._type_trees)
+    def may_hold_loop(self, coding: str, size: int) -> bool:
+        """Whether so many bytes may be coded before the event loop turns."""
+        call_us, byte_us = self._costs_us[coding]
+        return self._turn.takes(call_us + byte_us * size)
 
 
 class _Response:
-    """The answer of one request: decided at its head, then coded piece by piece."""
+    """The answer of one request: decided at its head, then coded at once or piece by piece."""
 
-    __slots__ = ("_decoder", "_encoder", "_head", "_method", "_none_match", "_policy", "_request", "_send")
+    __slots__ = ("_decoder", "_encoder", "_head", "_is_head", "_plan", "_policy", "_request", "_send")
 
     def __init__(
-        self,
-        policy: CompressionMiddleware,
-        method: str,
-        request: Sequence[tuple[bytes, bytes]],
-        none_match: bytes | None,
-        send: Send,
+        self, policy: CompressionMiddleware, is_head: bool, request: Sequence[tuple[bytes, bytes]], send: Send
     ) -> None:
         self._policy = policy
-        self._method = method
+        self._is_head = is_head
         self._request = request
-        self._none_match = none_match
         self._send = send
+        self._plan: Plan | None = None
+        """What is to be done with the body; None when nothing is."""
         self._encoder: Encoder | None = None
         self._decoder: BoundedDecoder | None = None
         self._head: Message | None = None
+        """Waits for what the length may be."""
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass a message on; a plain function, for most answers are not coded and need no coroutine of their own."""
-        if message["type"] == "http.response.start":
+        kind = message["type"]
+        if kind == "http.response.start":
             message = self._decide(message)
             if self._head is not None:
                 return _nothing()
-        elif message["type"] == "http.response.body" and (self._encoder is not None or self._decoder is not None):
-            return self._send_coded(message)
+        elif kind == "http.response.body" and self._plan is not None:
+            return self._send_coded(self._plan, message)
         return self._send(message)
 
     def _decide(self, message: Message) -> Message:
-        """The head as it goes out; sets encoder and decoder, and keeps the head back while its length is to come."""
-        status = message["status"]
-        if status < 200 or status in _NEVER_CODED:
+        """The head as it goes out."""
+        plan = self._policy.rule.plan(
+            message["status"], message.get("headers", ()), self._request, is_head=self._is_head
+        )
+        if plan is None:
             return message
-        length: int | None = None
-        media_type = coded = b""
-        # One pass over the fields, for most answers are small and need no more than that: 0.7 us instead of 3.
-        for name, value in message.get("headers", ()):
-            if name not in _DECIDING:
-                continue
-            if name == b"content-length":
-                length = int(value) if value.isdigit() else None
-            elif name == b"content-type":
-                media_type = media_type or value
-            elif name == b"content-encoding":
-                coded = coded + b"," + value if coded else value
-            elif b"no-transform" in value.lower() and _forbids_transformation(message["headers"]):
-                return message
-        if status == 304:
-            return {**message, "headers": self._weaken_if_asked_for(message.get("headers", ()))}
-        if coded:
-            applied = parse_codings([coded])
-            if applied:
-                return self._decide_coded(message, list(message["headers"]), applied)
-        small = length is not None and length < self._policy.min_size
-        if small or not self._policy.is_compressible(media_type):
+        message = {**message, "headers": plan.fields}
+        if plan.coding == IDENTITY and not plan.applied:
             return message
-        fields: Fields = list(message["headers"])
-        add_vary(fields, b"Accept-Encoding")
-        coding = choose_coding(self._accept(), self._policy.codings)
-        if coding == IDENTITY or self._method == "HEAD":
-            return {**message, "headers": fields}
-        if media_type.startswith(_EVENTS_TYPE):
-            length = _EVENTS_BYTES
-        return self._encode_from(message, fields, coding, length)
-
-    def _accept(self) -> bytes | None:
-        return get_joined(self._request, b"accept-encoding")
-
-    def _decide_coded(self, message: Message, fields: Fields, applied: list[str]) -> Message:
-        """An upstream that coded its answer: as it is where the client takes it, else decoded, else coded anew."""
-        accept = self._accept()
-        if all(is_accepted(coding, accept) for coding in applied):
-            return message
-        if len(applied) > 3 or any(coding not in DECODABLE for coding in applied):
-            return message
-        add_vary(fields, b"Accept-Encoding")
-        if self._method == "HEAD":
-            return {**message, "headers": fields}
-        self._decoder = BoundedDecoder(applied, max_bytes=_MAX_DECODED_BYTES, max_ratio=_MAX_DECODED_RATIO)
-        coding = choose_coding(accept, self._policy.codings)
-        if coding != IDENTITY:
-            return self._encode_from(message, fields, coding, None)
-        return {**message, "headers": _for_other_bytes(fields)}
-
-    def _encode_from(self, message: Message, fields: Fields, coding: str, length: int | None) -> Message:
-        self._encoder = make_encoder(coding, self._policy.level, length)
-        fields = _for_other_bytes(fields)
-        fields.append((b"content-encoding", coding.encode("ascii")))
-        message = {**message, "headers": fields}
-        if message.get(WHOLE_FOLLOWS):
+        self._plan = plan
+        if message.get(WHOLE_FOLLOWS) and plan.coding != IDENTITY:
             self._head = message
+        else:
+            message["headers"] = fields_of_coded(plan.fields, plan.coding)
         return message
 
-    def _weaken_if_asked_for(self, fields: Iterable[tuple[bytes, bytes]]) -> Fields:
-        """A client that holds the coded answer knows it by a weak validator: 304 must name the same one."""
-        held = _tags(self._none_match)
-        return [
-            (name, b"W/" + value) if name == b"etag" and value not in held and b"W/" + value in held else (name, value)
-            for name, value in fields
-        ]
-
-    async def _send_coded(self, message: Message) -> None:
-        if self._decoder is None:
-            await self._send_piece(message, message.get("body", b""), message.get("more_body", False))
+    async def _send_coded(self, plan: Plan, message: Message) -> None:
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if plan.applied:
+            await self._send_decoded(plan, message, body, more)
             return
-        steps = PacedSteps(self._decoder, message.get("body", b""))
-        more = message.get("more_body", False)
-        piece = await self._next(steps, more)
+        if self._head is not None and not more and len(body) < self._policy.rule.min_size:
+            # Nobody had said how long it is.
+            await self._send(self._head)
+            await self._send(message)
+            return
+        await self._send_piece(plan, message, body, more)
+
+    async def _send_decoded(self, plan: Plan, message: Message, body: bytes, more: bool) -> None:
+        if self._decoder is None:
+            self._decoder = BoundedDecoder([*plan.applied], max_bytes=_MAX_DECODED_BYTES, max_ratio=_MAX_DECODED_RATIO)
+        steps = PacedSteps(self._decoder, body)
+        piece = await self._next(self._decoder, steps, more)
         while piece is not None:
-            following = await self._next(steps, more)
-            await self._send_piece(message, piece, more or following is not None)
+            following = await self._next(self._decoder, steps, more)
+            await self._send_piece(plan, message, piece, more or following is not None)
             if following is None:
                 return
             piece = following
-        await self._send_piece(message, b"", more)
+        await self._send_piece(plan, message, b"", more)
 
-    async def _send_piece(self, message: Message, body: bytes, more: bool) -> None:
+    async def _send_piece(self, plan: Plan, message: Message, body: bytes, more: bool) -> None:
         """Send a piece of the plain body, coded; the head first where it waits for what its length may be."""
-        if self._encoder is not None:
-            if self._policy.may_hold_loop(len(body)):
-                body = self._encode(self._encoder, body, more)
-            else:
-                loop = asyncio.get_running_loop()
-                body = await loop.run_in_executor(coding_threads(), self._encode, self._encoder, body, more)
+        if plan.coding != IDENTITY:
+            body = await self._coded(plan, body, more)
         if self._head is not None:
             head, self._head = self._head, None
-            if not more:
-                head["headers"].append((b"content-length", b"%d" % len(body)))
+            head["headers"] = fields_of_coded(plan.fields, plan.coding, None if more else len(body))
             await self._send(head)
         if body or not more:
             await self._send({**message, "body": body, "more_body": more})
+
+    async def _coded(self, plan: Plan, body: bytes, more: bool) -> bytes:
+        policy = self._policy
+        may_hold_loop = policy.may_hold_loop(plan.coding, len(body))
+        if self._encoder is None:
+            if not more:
+                # All of it is here.
+                if may_hold_loop:
+                    return policy.short_coders[plan.coding](body)
+                return await _in_thread(code_whole, plan.coding, policy.level, body)
+            self._encoder = make_encoder(plan.coding, policy.level, plan.length)
+        if may_hold_loop:
+            return self._encode(self._encoder, body, more)
+        return await _in_thread(self._encode, self._encoder, body, more)
 
     @staticmethod
     def _encode(encoder: Encoder, body: bytes, more: bool) -> bytes:
@@ -282,7 +231,7 @@ class _Response:
             return coded + encoder.finish()
         return coded + encoder.flush() if body else coded
 
-    async def _next(self, steps: PacedSteps, more: bool) -> bytes | None:
+    async def _next(self, decoder: BoundedDecoder, steps: PacedSteps, more: bool) -> bytes | None:
         """The next decoded piece of a message, None after the last.
 
         Raises ResponseBroken, or BadUpstreamResponse while the head is still here and can be another.
@@ -292,8 +241,7 @@ class _Response:
             piece = await steps.next()
         except (DecodingError, TooMuchDecoded) as error:
             raise failure(f"the response body cannot be decoded: {error}") from error
-        assert self._decoder is not None
-        if piece is None and not more and not self._decoder.complete:
+        if piece is None and not more and not decoder.complete:
             raise failure("the coded response body ends too early")
         return piece
 
@@ -302,30 +250,5 @@ async def _nothing() -> None:
     """The head waits for its body, which comes with the next message."""
 
 
-def _forbids_transformation(fields: Iterable[tuple[bytes, bytes]]) -> bool:
-    value = get_joined(fields, b"cache-control")
-    return value is not None and b"no-transform" in [member.strip().lower() for member in value.split(b",")]
-
-
-def _for_other_bytes(fields: Fields) -> Fields:
-    """The fields of a body whose bytes change: a strong validator becomes weak (RFC 9110 section 8.8.1)."""
-    return [
-        (name, b"W/" + value) if name == b"etag" and not value.startswith(b"W/") else (name, value)
-        for name, value in without(fields, _STALE_FIELDS)
-    ]
-
-
-def _tags(none_match: bytes | None) -> list[bytes]:
-    return [] if none_match is None else [tag.strip() for tag in none_match.split(b",")]
-
-
-def _match_strong_too(headers: Sequence[tuple[bytes, bytes]]) -> Fields:
-    """If-None-Match with the strong form beside each weak tag: the tag the service knows is the strong one."""
-    fields: Fields = []
-    for name, value in headers:
-        if name == b"if-none-match" and value.strip() != b"*":
-            tags = _tags(value)
-            strong = [tag[2:] for tag in tags if tag.startswith(b"W/") and tag[2:] not in tags]
-            value = b", ".join([*tags, *strong])
-        fields.append((name, value))
-    return fields
+async def _in_thread(code: Callable[..., bytes], *arguments: object) -> bytes:
+    return await asyncio.get_running_loop().run_in_executor(coding_threads(), code, *arguments)

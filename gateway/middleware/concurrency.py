@@ -39,7 +39,7 @@ class ConcurrencyMiddleware:
             await self.app(scope, receive, send)
             return
         in_flight = self.in_flight
-        if in_flight.count >= self.max_concurrent:
+        if not self.has_room:
             await refuse(Overloaded(f"{in_flight.count} requests are in flight on the route"), scope, send)
             return
         in_flight.count += 1
@@ -47,3 +47,8 @@ class ConcurrencyMiddleware:
             await self.app(scope, receive, send)
         finally:
             in_flight.count -= 1
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request may begin."""
+        return self.in_flight.count < self.max_concurrent

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Forbidden
-from gateway.exchange import WHOLE_FOLLOWS
+from gateway.exchange import WHOLE_FOLLOWS, ResponseRule
 from gateway.http.fields import Fields, add_vary, get_all, without
 from gateway.middleware.headers import run_with_rules
 from gateway.middleware.refusal import refuse
@@ -75,13 +75,18 @@ class CorsRule:
             self._exposed.append((b"access-control-expose-headers", ", ".join(expose).encode("ascii")))
 
     def __call__(self, scope: Scope, message: Message) -> None:
-        if is_preflight(scope):
-            return
+        if not is_preflight(scope):
+            self._say(self.granted(scope), message)
+
+    def saying(self, granted: Fields) -> ResponseRule:
+        """The rule for requests of which ``granted`` is known, preflights apart."""
+        return lambda scope, message: self._say(granted, message)
+
+    def _say(self, granted: Fields, message: Message) -> None:
         fields = without(message["headers"], _SET_HERE)
         message["headers"] = fields
         if not self.origins.all:
             add_vary(fields, b"Origin")
-        granted = self.granted(scope)
         if granted:
             fields += granted
             fields += self._exposed

@@ -10,7 +10,7 @@ import ipaddress
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +19,9 @@ from gateway.exchange import exchange_of
 from gateway.http.fields import Fields, get_all
 from gateway.middleware.rate_limit_store import CounterStore
 from gateway.middleware.refusal import refuse
+
+if TYPE_CHECKING:
+    from throttled import RateLimitState
 
 _IPV6_PREFIX = 64
 _MAX_PLAIN_CHARS = 64
@@ -52,40 +55,64 @@ class RateLimitMiddleware:
         self._prefix = f"{namespace}:{count}/{period_s:g}+{burst}:"
         self._key = key_maker(key)
         store = CounterStore(store) if isinstance(store, str) else store
-        self._limit = store.limiter(count=count, period_s=period_s, burst=burst)
+        self._limiter = store.limiter(count=count, period_s=period_s, burst=burst)
         self._policy = (b"ratelimit-policy", f'"default";q={count};w={period_s:g}'.encode("ascii"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        result = await self._limit(self._prefix + self._key(scope))
+        exchange = exchange_of(scope)
+        result = await self._limiter.ask(self.key(*sender_of(scope), scope["headers"]))
         if result is None:
             if self.on_error == "closed":
                 await refuse(CapacityError("the store of the rate limit does not answer"), scope, send)
                 return
             await self.app(scope, receive, send)
             return
-        state = result.state
-        fields: Fields = [
-            self._policy,
-            (b"ratelimit", b'"default";r=%d;t=%d' % (state.remaining, math.ceil(state.reset_after))),
-        ]
+        fields = self._fields(result.state)
         if result.limited:
-            wait_s = max(1, math.ceil(state.retry_after))
+            wait_s = max(1, math.ceil(result.state.retry_after))
             error = TooManyRequests("the rate limit is used up", headers=[(b"retry-after", b"%d" % wait_s), *fields])
             await refuse(error, scope, send)
             return
-        exchange = exchange_of(scope)
         if exchange is not None:
             exchange.response_fields += fields
             await self.app(scope, receive, send)
         else:
             await self.app(scope, receive, _adding(fields, send))
 
+    @property
+    def counts_at_once(self) -> bool:
+        """Whether the store need not be waited for."""
+        return self._limiter.ask_now is not None
 
-def key_maker(key: str) -> Callable[[Scope], str]:
-    """What of a request is counted together; ValueError for a form that is not known."""
+    def key(self, address: str, user: str, headers: Fields) -> str:
+        """What a request is counted under; ``user`` is empty for nobody."""
+        return self._prefix + self._key(address, user, headers)
+
+    def count_now(self, key: str) -> Fields | None:
+        """Count a request and return the fields of its answer; None, and nothing is counted, for one beyond the limit.
+
+        Only where the store counts at once.
+        """
+        assert self._limiter.ask_now is not None
+        result = self._limiter.ask_now(key)
+        return None if result.limited else self._fields(result.state)
+
+    def _fields(self, state: RateLimitState) -> Fields:
+        remaining = b'"default";r=%d;t=%d' % (state.remaining, math.ceil(state.reset_after))
+        return [self._policy, (b"ratelimit", remaining)]
+
+
+def sender_of(scope: Scope) -> tuple[str, str]:
+    """Address and name of whoever sent a request; the name is empty for nobody."""
+    exchange = exchange_of(scope)
+    return (exchange.client, exchange.user) if exchange is not None else ((scope.get("client") or ("",))[0], "")
+
+
+def key_maker(key: str) -> Callable[[str, str, Fields], str]:
+    """What of a request is counted together: of its address, user and fields. ValueError for an unknown form."""
     if key == "client-ip":
         return _client
     if key == "user":
@@ -95,20 +122,16 @@ def key_maker(key: str) -> Callable[[Scope], str]:
         raise ValueError(f"unknown rate limit key {key!r}")
     field = name.lower().encode("ascii")
     # Hashed: a value may be long, and it may be a secret that has no place in a shared store.
-    return lambda scope: "header:" + _hashed(b", ".join(get_all(scope["headers"], field)))
+    return lambda address, user, headers: "header:" + _hashed(b", ".join(get_all(headers, field)))
 
 
-def _client(scope: Scope) -> str:
-    exchange = exchange_of(scope)
-    address = exchange.client if exchange is not None else (scope.get("client") or ("",))[0]
+def _client(address: str, user: str, headers: Fields) -> str:
     return "client:" + client_network(address)
 
 
-def _user(scope: Scope) -> str:
-    exchange = exchange_of(scope)
-    if exchange is None or not exchange.user:
-        return _client(scope)
-    user = exchange.user
+def _user(address: str, user: str, headers: Fields) -> str:
+    if not user:
+        return _client(address, user, headers)
     return "user:" + user if len(user) <= _MAX_PLAIN_CHARS else "user#" + _hashed(user.encode("utf-8"))
 
 

@@ -7,12 +7,12 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.stores.patience import Patience
 
 if TYPE_CHECKING:
-    from throttled.asyncio import RateLimitResult
+    from throttled import RateLimitResult
 
 logger = logging.getLogger("gateway.rate_limit")
 
@@ -29,8 +29,14 @@ RETRY_S = 1.0
 MAX_CONNECTIONS = 16
 """More would not count faster, and a herd of them takes longer to open than the timeout allows."""
 
-Limiter = Callable[[str], Awaitable["RateLimitResult | None"]]
-"""Counts one request under a key; None when the store fails."""
+
+class Limiter(NamedTuple):
+    """Counts one request under a key. One that exceeds the limit changes nothing."""
+
+    ask: Callable[[str], Awaitable[RateLimitResult | None]]
+    """None when the store fails."""
+    ask_now: Callable[[str], RateLimitResult] | None
+    """The same without waiting; None for a store that has to be waited for."""
 
 
 class CounterStore:
@@ -43,8 +49,6 @@ class CounterStore:
     """
 
     def __init__(self, url: str = "memory", *, timeout_s: float = TIMEOUT_S) -> None:
-        from throttled.asyncio import MemoryStore, RedisStore
-
         self._store: Any
         self._timeout_s = timeout_s
         self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -53,11 +57,14 @@ class CounterStore:
         self._is_behind = False
         self._retry_at = -math.inf
         if url == "memory":
+            from throttled import MemoryStore
+
             self._store = MemoryStore(options={"MAX_SIZE": MAX_KEYS})
             return
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
         from redis.exceptions import RedisError
+        from throttled.asyncio import RedisStore
         from throttled.exceptions import StoreUnavailableError
 
         self._errors = (StoreUnavailableError, RedisError, OSError, TimeoutError)
@@ -82,19 +89,27 @@ class CounterStore:
 
         Raises ValueError for a rate that cannot be counted.
         """
-        from throttled.asyncio import Quota, Rate, RateLimiterType, Throttled
+        import throttled
+        import throttled.asyncio
 
         if count < 1 or burst < 1 or period_s < 1 or not float(period_s).is_integer():
             raise ValueError("a rate is a number of requests in a number of whole seconds, with a burst of at least 1")
-        quota = Quota(Rate(period=timedelta(seconds=period_s), limit=count), burst=burst)
-        throttled = Throttled(using=RateLimiterType.GCRA.value, quota=quota, store=self._store, key_prefix=KEY_PREFIX)
+        quota = throttled.Quota(throttled.Rate(period=timedelta(seconds=period_s), limit=count), burst=burst)
+        settings: dict[str, Any] = {"using": throttled.RateLimiterType.GCRA.value, "quota": quota}
+        settings |= {"store": self._store, "key_prefix": KEY_PREFIX}
         if not self._errors:
-            return throttled.limit
+            count_now = throttled.Throttled(**settings).limit
 
-        async def limit(key: str) -> RateLimitResult | None:
-            return await self._ask(throttled.limit, key)
+            async def count_at_once(key: str) -> RateLimitResult | None:
+                return count_now(key)
 
-        return limit
+            return Limiter(count_at_once, count_now)
+        limit = throttled.asyncio.Throttled(**settings).limit
+
+        async def ask(key: str) -> RateLimitResult | None:
+            return await self._ask(limit, key)
+
+        return Limiter(ask, None)
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""

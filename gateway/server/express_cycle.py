@@ -56,7 +56,7 @@ class ExpressCycle(ExpressExchange):
 
     def answer(self, response: InboundResponse, body: bytes) -> None:
         try:
-            self._answer(response, body)
+            self._answer(response)
         except Exception:
             # Whoever calls is the upstream's connection: the failure is none of its.
             logger.exception("request %s on route %r failed", self.exchange.request_id, self.lane.name)
@@ -66,19 +66,20 @@ class ExpressCycle(ExpressExchange):
             else:
                 self.go_on()
 
-    def _answer(self, response: InboundResponse, body: bytes) -> None:
-        protocol, exchange = self._protocol, self.exchange
+    def _answer(self, response: InboundResponse) -> None:
+        protocol = self._protocol
         if protocol.write_paused is not None:
             self.go_on()
             return
-        public = self.lane.public_head(response, exchange)
+        public = self.lane.public_head(self, response)
         if public is None:
             self.go_on()
             return
-        lines, body = framed(*public, body)
+        size = len(public[2])
+        lines, body = framed(*public)
         write_whole(self._transport, response.status_code, lines, body, keep_alive=self.keep_alive)
-        self.settle(response)
-        self._express.end(exchange)
+        self.settle(response, size)
+        self._express.end(self)
         protocol.response_done(self)
 
     def go_on(self) -> None:
@@ -93,4 +94,4 @@ class ExpressCycle(ExpressExchange):
         if self.is_over:
             return
         self.abandon()
-        self._express.end(self.exchange)
+        self._express.end(self)

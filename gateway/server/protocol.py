@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
 from gateway.exchange import BEGUN_KEY, Admitted, Exchange
+from gateway.express.fields import lines_of
 from gateway.express.proxied import ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
@@ -385,14 +386,20 @@ class GatewayProtocol(asyncio.Protocol):
         self._buffer = rest
         return express.begin(self._admitted, reader.target, self)
 
-    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, request_id: str, body: bytes) -> bool:
+    @property
+    def may_answer_at_once(self) -> bool:
+        return self.write_paused is None and self._answered_at_once < _MAX_AT_ONCE
+
+    def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, exchange: Exchange, body: bytes) -> bool:
         if self.write_paused is not None or self._answered_at_once >= _MAX_AT_ONCE:
             return False
         self._answered_at_once += 1
         keep_alive = self.head.keep_alive and not self.connections.draining
         lines = head.lines
         if id_name:
-            lines = b"%b%b: %b\r\n" % (lines, id_name, request_id.encode("ascii"))
+            lines = b"%b%b: %b\r\n" % (lines, id_name, exchange.request_id.encode("ascii"))
+        if exchange.response_fields:
+            lines += lines_of(exchange.response_fields)
         write_whole(self._transport, status, lines, body, keep_alive=keep_alive)
         self._end_exchange(keep_alive, is_read=True)
         return True

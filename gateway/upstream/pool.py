@@ -136,6 +136,11 @@ class Upstream:
             self._on_taken(endpoint)
         return endpoint
 
+    @property
+    def has_room(self) -> bool:
+        """Whether ``try_acquire`` finds an endpoint for a request that has tried none."""
+        return self._only is not None or bool(self._available)
+
     async def acquire(self, scope: Scope, tried: Collection[Endpoint], timeout_s: float) -> Endpoint:
         """An endpoint for a request, waiting for room in the order of arrival.
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.config.routes import RouteConfig
 from gateway.config.upstreams import UpstreamConfig
 from gateway.exchange import ResponseRule
-from gateway.express.fields import Compression, PlainFields, are_left_alone
+from gateway.express.fields import PlainFields, are_left_alone
 from gateway.express.proxied import ProxiedLane
+from gateway.express.shared import SharedLane
 from gateway.express.stored import StoredLane
 from gateway.express.table import Lane
+from gateway.http.fields import Fields
 from gateway.http.header_rules import HeaderRules
 from gateway.middleware.cache import CacheMiddleware
+from gateway.middleware.compression import CompressionMiddleware
+from gateway.middleware.cors import CorsRule
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.retry import conditions
 from gateway.upstream.pool import Upstream
@@ -23,9 +29,8 @@ _KNOWN_AHEAD = frozenset(["client_ip", "host", "request_id", "route", "scheme"])
 def stored_lane(
     config: RouteConfig, cache: CacheMiddleware, response_rules: tuple[ResponseRule, ...], request_id_name: bytes
 ) -> Lane | None:
-    """The lane of a route whose outermost layer is ``cache``."""
-    own = [name for name in (request_id_name, b"age", b"cache-status") if name]
-    if not _are_rules_plain(config, response_rules, own):
+    """The lane of a route whose outermost layer behind its guards is ``cache``."""
+    if not _leave_own_alone(response_rules, config, request_id_name, b"age", b"cache-status"):
         return None
     return StoredLane(config.name, cache, response_rules=response_rules, request_id_name=request_id_name)
 
@@ -36,19 +41,18 @@ def proxied_lane(
     upstream_config: UpstreamConfig,
     *,
     outbound: Outbound,
-    compression: Compression | None,
+    compression: CompressionMiddleware | None,
     response_rules: tuple[ResponseRule, ...],
     request_id_name: bytes,
 ) -> Lane | None:
-    """The lane of a route that nobody guards and that goes to one upstream."""
-    own = [name for name in (request_id_name,) if name]
+    """The lane of a route that goes to one upstream, behind its guards."""
+    sticky = () if upstream.settings.sticky is None else (b"set-cookie",)
     headers = config.request_headers
     names = HeaderRules(set=headers.set, add=headers.add, remove=headers.remove).names
     if (
         config.mirror is not None
-        or upstream.settings.sticky is not None
         or not names <= _KNOWN_AHEAD
-        or not _are_rules_plain(config, response_rules, own)
+        or not _leave_own_alone(response_rules, config, request_id_name, *sticky)
     ):
         return None
     retry = config.retry
@@ -58,10 +62,10 @@ def proxied_lane(
         outbound=outbound,
         plain_fields=PlainFields(
             hidden=hidden_names(config),
-            own=frozenset(own),
+            own=frozenset(filter(None, [request_id_name])),
             answer_rules=tuple(answer_rules(config, upstream_config)),
             response_rules=response_rules,
-            compression=compression,
+            coding_rule=None if compression is None else compression.rule,
         ),
         request_id_name=request_id_name,
         timeout_s=config.timeout,
@@ -72,6 +76,23 @@ def proxied_lane(
     )
 
 
-def _are_rules_plain(config: RouteConfig, response_rules: tuple[ResponseRule, ...], own: list[bytes]) -> bool:
-    """Whether the rules for answers ask nothing of the request but its scheme, and leave ``own`` alone."""
-    return config.cors is None and are_left_alone([*own, b"date"], response_rules)
+def shared_lane(
+    config: RouteConfig,
+    response_rules: tuple[ResponseRule, ...],
+    make: Callable[[tuple[ResponseRule, ...]], Lane | None],
+) -> Lane | None:
+    """The lane that ``make`` makes for these rules; on a route with CORS one for each thing that they may say."""
+    rule = next((rule for rule in response_rules if isinstance(rule, CorsRule)), None)
+    if rule is None:
+        return make(response_rules)
+
+    def make_for(granted: Fields) -> Lane | None:
+        return make(tuple(rule.saying(granted) if other is rule else other for other in response_rules))
+
+    return SharedLane(config.name, rule, make_for) if make_for([]) is not None else None
+
+
+def _leave_own_alone(rules: tuple[ResponseRule, ...], config: RouteConfig, request_id_name: bytes, *own: bytes) -> bool:
+    """Whether the rules for answers leave alone what comes into a head without being shown to them."""
+    limit = () if config.rate_limit is None else (b"ratelimit-policy", b"ratelimit")
+    return are_left_alone([*filter(None, [request_id_name]), *own, *limit, b"date"], rules)

@@ -91,6 +91,7 @@ async def second_exchange(
                 exchange.client,
                 exchange.host,
                 exchange.scheme,
+                exchange.user,
                 exchange.target,
                 dict(exchange.params),
             ),

@@ -29,13 +29,16 @@ SCOPE: dict[str, Any] = {
 }
 
 
+GUARDED: dict[str, Any] = {"max_concurrent": 1, "rate_limit": {"rate": "1/h", "burst": 5}}
+
+
 async def _never() -> Any:
     await asyncio.Event().wait()
 
 
-async def _run(turns: int, *, warm: bool, answers_after: int, fails: bool) -> list[Exchange]:
+async def _run(turns: int, *, warm: bool, answers_after: int, fails: bool, **route: Any) -> list[Exchange]:
     """What is recorded of a request that is cancelled, or whose sending fails, after ``turns`` of the event loop."""
-    gateway = make_gateway(proxying("http://127.0.0.1:9", retry=False))
+    gateway = make_gateway(proxying("http://127.0.0.1:9", retry=False, **route))
     origins: list[Origin] = []
     sent: list[Any] = []
 
@@ -80,7 +83,7 @@ async def _run(turns: int, *, warm: bool, answers_after: int, fails: bool) -> li
         await asyncio.sleep(0)
         served = Served(gateway, None, None)  # type: ignore[arg-type]
         assert served.in_use() == {}
-        assert gateway.runtime.in_flight.count == 0
+        assert gateway.runtime.in_flight.count == gateway.runtime.in_flight_on("all").count == 0
         assert not gateway.runtime.mounted._waiting
         assert isinstance(gateway.runtime, RecordingRuntime)
         for origin in origins:
@@ -88,17 +91,19 @@ async def _run(turns: int, *, warm: bool, answers_after: int, fails: bool) -> li
         return gateway.runtime.exchanges[int(warm) :]
 
 
+@pytest.mark.parametrize("route", [{}, GUARDED], ids=["open", "guarded"])
 @pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.parametrize("answers_after", [0, 3, 100])
 @pytest.mark.parametrize("turns", range(12))
 def test_a_request_that_is_cancelled_is_recorded_once_and_leaves_nothing(
-    turns: int, answers_after: int, warm: bool
+    turns: int, answers_after: int, warm: bool, route: dict[str, Any]
 ) -> None:
-    exchanges = asyncio.run(_run(turns, warm=warm, answers_after=answers_after, fails=False))
+    exchanges = asyncio.run(_run(turns, warm=warm, answers_after=answers_after, fails=False, **route))
     assert len(exchanges) == (1 if turns else 0)
     assert {exchange.outcome for exchange in exchanges} <= {"aborted", "done"}
 
 
-def test_an_answer_that_cannot_be_sent_is_recorded_once_and_leaves_nothing() -> None:
-    (exchange,) = asyncio.run(_run(1, warm=True, answers_after=0, fails=True))
+@pytest.mark.parametrize("route", [{}, GUARDED], ids=["open", "guarded"])
+def test_an_answer_that_cannot_be_sent_is_recorded_once_and_leaves_nothing(route: dict[str, Any]) -> None:
+    (exchange,) = asyncio.run(_run(1, warm=True, answers_after=0, fails=True, **route))
     assert exchange.outcome == "aborted"

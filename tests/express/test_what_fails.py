@@ -96,7 +96,7 @@ async def test_layers_that_fail_before_the_upstream_free_what_was_begun(server: 
         async def broken(scope: Any, receive: Any, send: Any) -> None:
             raise ValueError("this layer always fails")
 
-        served.gateway.generation.routes["all"].app = broken
+        served.gateway.generation.routes["all"].unguarded = broken
         # No connection idles yet: begun on the short way, it has to go on through the layers.
         assert (await served.ask(request())).status == 500
         (exchange,) = await served.ended(1)

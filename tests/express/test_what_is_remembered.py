@@ -7,7 +7,7 @@ from gateway.server.framing import HeadReader
 
 
 def plain_fields() -> PlainFields:
-    return PlainFields(hidden=frozenset(), own=frozenset(), answer_rules=(), response_rules=(), compression=None)
+    return PlainFields(hidden=frozenset(), own=frozenset(), answer_rules=(), response_rules=(), coding_rule=None)
 
 
 def test_fields_of_answers_are_remembered_within_bounds() -> None:

@@ -2,20 +2,25 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterator
 
 import brotli
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gateway.http.coding as coding_module
 from gateway.http.coding import (
     CODINGS,
     BoundedDecoder,
     DecodingError,
     Level,
     TooMuchDecoded,
+    code_whole,
+    coding_us,
     make_decoder,
     make_encoder,
+    short_coder,
 )
 
 LEVELS: tuple[Level, ...] = ("fast", "balanced", "best")
@@ -39,6 +44,35 @@ def decode(codings: list[str], data: bytes, piece: int = 1 << 20, max_bytes: int
 def test_what_is_coded_decodes_to_itself(coding: str, level: Level, size: int) -> None:
     data = (b"The quick brown fox. " * (size // 20 + 1))[:size]
     assert decode([coding], encode(coding, data, level)) == data
+
+
+@pytest.fixture(params=[True, False], ids=["isal", "zlib"])
+def with_isal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    if request.param:
+        pytest.importorskip("isal.isal_zlib", reason="isal is not installed")
+    else:
+        monkeypatch.setattr(coding_module, "_isal_zlib", None)
+    short_coder.cache_clear()
+    yield request.param
+    short_coder.cache_clear()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("coding", CODINGS)
+def test_whole_bodies_are_coded_in_one_call(coding: str, level: Level, with_isal: bool) -> None:
+    code = short_coder(coding, level)
+    # One after the other, and larger than what the compressor that stays was made for.
+    for size in (300_000, 0, 1, 1024, 20_000):
+        data = (b"The quick brown fox. " * (size // 20 + 1))[:size]
+        assert decode([coding], code(data)) == data
+        assert decode([coding], code_whole(coding, level, data)) == data
+        assert size > 8 * 1024 or len(code(data)) <= len(encode(coding, data, level)) + 8
+
+
+def test_a_better_level_takes_longer(with_isal: bool) -> None:
+    for coding in CODINGS:
+        costs = [coding_us(coding, level) for level in LEVELS]
+        assert costs == sorted(costs)
 
 
 def test_independent_decoders_read_what_is_coded() -> None:

@@ -147,3 +147,17 @@ async def test_verified_credentials_are_not_kept_readable() -> None:
 def test_other_hashes_are_refused_at_the_start(stored: str) -> None:
     with pytest.raises(ValueError, match="'bob' is no argon2 or bcrypt hash"):
         BasicAuthenticator({"bob": stored})
+
+
+async def test_a_password_is_known_at_once_while_its_verdict_is_remembered() -> None:
+    clock = Clock()
+    authenticator = BasicAuthenticator(USERS, clock=clock)
+    right, wrong = basic("bob:blau"), basic("bob:rot")
+    assert authenticator.known([right]) is None
+    await authenticator.authenticate(request(right))
+    with pytest.raises(Unauthorized):
+        await authenticator.authenticate(request(wrong))
+    assert authenticator.known([right]) == Identity("bob")
+    assert authenticator.known([wrong]) is authenticator.known([right, right]) is authenticator.known([]) is None
+    clock.now += VERDICT_TTL_S + 1
+    assert authenticator.known([right]) is None

@@ -460,3 +460,33 @@ async def test_no_token_is_kept_readable() -> None:
     issuer = Issuer()
     await issuer.ask(token())
     assert token().decode() not in repr(list(issuer.authenticator._verdicts.items()))
+
+
+async def test_a_token_is_known_at_once_from_its_verdict_to_its_end() -> None:
+    issuer = Issuer()
+    fields = [(b"authorization", b"Bearer " + token())]
+    known = issuer.authenticator.known
+    assert known(fields) is None
+    for _ in range(2):
+        # The first verdict makes the keys be fetched, and is not kept across that.
+        identity = await issuer.ask(token())
+    assert known(fields) is identity
+    assert known([*fields, *fields]) is None
+    assert known([(b"authorization", b"Bearer x")]) is known([]) is None
+    issuer.wall.now = NOW + 60 + 30
+    assert known(fields) is None
+
+
+async def test_a_token_is_not_known_at_once_after_its_issuer_has_changed_its_keys() -> None:
+    issuer = Issuer()
+    for _ in range(2):
+        await issuer.ask(token())
+    fields = [(b"authorization", b"Bearer " + token())]
+    assert issuer.authenticator.known(fields) is not None
+    issuer.fetch.answer = published(jwk(EC, "ec"))
+    issuer.clock.now += REFRESH_S + 1
+    issuer.authenticator._verdicts[hashlib.sha256(token()).digest()] = (Identity("ada"), NOW + 60.0)
+    assert issuer.authenticator.known(fields) is not None
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert issuer.authenticator.known(fields) is None

@@ -63,6 +63,17 @@ async def test_a_body_that_is_at_hand_keeps_a_length() -> None:
     assert gzip.decompress(sent.body) == BODY
 
 
+async def test_a_small_body_that_is_at_hand_stays_as_it_is_though_nobody_said_how_long_it_is() -> None:
+    sent = await call(CompressionMiddleware(answering(200, [TEXT], [b"hello"], **{WHOLE_FOLLOWS: True})), asking())
+    assert sent.headers == [TEXT, (b"vary", b"Accept-Encoding")]
+    assert sent.body == b"hello"
+
+
+async def test_pieces_where_the_whole_was_announced_are_coded_all_the_same() -> None:
+    app = CompressionMiddleware(answering(200, [TEXT], [b"hello", BODY], **{WHOLE_FOLLOWS: True}))
+    assert decoded(await call(app, asking())) == b"hello" + BODY
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "vary"),
     [
@@ -174,7 +185,7 @@ async def test_events_leave_one_by_one() -> None:
 
 async def test_a_stream_of_events_does_with_a_small_window() -> None:
     events = (b"content-type", b"text/event-stream; charset=utf-8")
-    sent = await call(CompressionMiddleware(answering(200, [events], [BODY])), asking(b"zstd"))
+    sent = await call(CompressionMiddleware(answering(200, [events], [BODY, BODY])), asking(b"zstd"))
     # A window of 16 KiB, RFC 8878 section 3.1.1.1.2.
     assert sent.body[5] == 14 - 10 << 3
 

@@ -57,6 +57,19 @@ def stored(connection: socket.socket, number: int) -> None:
     assert head.startswith(b"HTTP/1.1 200 ") and (b"; hit;" in head or number == 0), head
 
 
+def long(connection: socket.socket, number: int) -> None:
+    """Ask for what is worth coding."""
+    connection.sendall(b"GET /long HTTP/1.1\r\nHost: example.com\r\n%b\r\n" % _BROWSER)
+    assert b"\r\ncontent-encoding: " in read_answer(connection)
+
+
+def stored_long(connection: socket.socket, number: int) -> None:
+    """The same, from the cache after the first time."""
+    connection.sendall(b"GET /cached/long HTTP/1.1\r\nHost: example.com\r\n%b\r\n" % _BROWSER)
+    head = read_answer(connection)
+    assert b"\r\ncontent-encoding: " in head and (b"; hit;" in head or number == 0), head
+
+
 def another(connection: socket.socket, number: int) -> None:
     """Ask for something else each time, with its own trace and cookie: nothing is gained by remembering bytes."""
     connection.sendall(
@@ -64,6 +77,16 @@ def another(connection: socket.socket, number: int) -> None:
         b"traceparent: 00-%032x-%016x-01\r\n\r\n" % (number, number % 97, _BROWSER, number * 7919, number, number * 17)
     )
     assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def known(connection: socket.socket, number: int) -> None:
+    """Ask for the same thing again, from a script and with a key."""
+    connection.sendall(
+        b"GET /items/1 HTTP/1.1\r\nHost: example.com\r\n%bX-API-Key: secret\r\n"
+        b"Origin: https://a.example\r\nCookie: a=1; b=2\r\n\r\n" % _BROWSER
+    )
+    head = read_answer(connection)
+    assert head.startswith(b"HTTP/1.1 200 ") and b"\r\nratelimit: " in head, head
 
 
 def upload(connection: socket.socket, number: int) -> None:
@@ -86,19 +109,32 @@ class Path:
     ask: Ask
     route: dict[str, Any] = field(default_factory=dict)
     upstream: Callable[[socket.socket], None] = answer
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of the upstream in the gateway's configuration."""
     is_cold: bool = False
     """Whether each request has a connection of its own."""
 
 
+_GUARDED = {
+    "allow": ["127.0.0.0/8"],
+    "auth": {"api_key": {"keys": {"ada": "secret"}}},
+    "cors": {"origins": ["https://a.example"]},
+    "max_concurrent": 100,
+    "rate_limit": {"rate": "1000000/s", "burst": 1000000},
+}
 _VIEWED = {"middleware": ["tests.performance.peers:MessageView"]}
 
 PATHS = {
     "request": Path(same),
     "request that differs": Path(another),
+    "guarded request": Path(known, _GUARDED),
+    "request to a sticky upstream": Path(same, settings={"sticky": {"cookie": "at"}}),
     "request with a body": Path(upload),
+    "request whose answer is coded": Path(long),
     "request on a connection of its own": Path(same, is_cold=True),
     "the same of a client that comes again": Path(again, is_cold=True),
     "cache hit": Path(stored, {"cache": True}),
+    "cache hit, coded": Path(stored_long, {"cache": True}),
     "WebSocket message through the tunnel": Path(message, upstream=echo),
     "WebSocket message that is relayed": Path(message, _VIEWED, upstream=echo),
 }
@@ -120,7 +156,7 @@ def _run(path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> Count
 async def _measure(path: Path, url: str) -> Count:
     # What users switch on: header rules, request id, metrics, balancing, compression that has nothing to do.
     rules = {"response_headers": {"set": {"X-Served-By": "gateway"}}, "compress": True}
-    async with serving_gateway(proxying(url, **{**rules, **path.route})) as served:
+    async with serving_gateway(proxying(url, upstream=path.settings, **{**rules, **path.route})) as served:
         client = Client(served.port, path)
         try:
             await asyncio.to_thread(client.ask, WARM_UP)

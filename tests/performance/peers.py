@@ -15,6 +15,7 @@ from gateway.http.dates import http_date
 from gateway.http.websocket import accept_value
 
 BODY = b'{"id": 1, "name": "Red Kettle", "price": 525, "description": "' + b"x" * 105 + b'"}'
+LONG_BODY = b'{"items": [' + b", ".join([BODY] * 100) + b"]}"
 MESSAGE = b"m" * 100
 # The mask is of zeros: the payload stays as it is.
 CLIENT_FRAME = bytes([0x82, 0x80 | len(MESSAGE)]) + bytes(4) + MESSAGE
@@ -32,14 +33,18 @@ class MessageView:
 
 
 def answer(connection: socket.socket) -> None:
-    """Answer every request, each time with a trace and a validator of its own; what is asked for as cached may be."""
+    """Answer every request, each time with a trace and a validator of its own; the target says what may be cached.
+
+    And what is long.
+    """
     for number in itertools.count():
         head = read_answer(connection)
+        body = LONG_BODY if b"/long " in head else BODY
         lasting = b"Cache-Control: max-age=3600\r\n" if head.startswith(b"GET /cached") else b""
         connection.sendall(
             b"HTTP/1.1 200 OK\r\nServer: origin\r\nDate: %b\r\nContent-Type: application/json\r\n%b"
             % (http_date(time.time()), lasting)
-            + b'X-Trace: %032x\r\nETag: "%d"\r\nContent-Length: %d\r\n\r\n%b' % (number, number, len(BODY), BODY)
+            + b'X-Trace: %032x\r\nETag: "%d"\r\nContent-Length: %d\r\n\r\n%b' % (number, number, len(body), body)
         )
 
 

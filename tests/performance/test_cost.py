@@ -19,10 +19,14 @@ from tests.performance.measuring import PATHS, cost
 BUDGETS = {
     "request": Count(58, 2, 2, 2, 0),
     "request that differs": Count(101, 2, 2, 2, 0),
-    "request with a body": Count(174, 2, 2, 5, 0),
+    "guarded request": Count(100, 2, 2, 2, 0),
+    "request to a sticky upstream": Count(67, 2, 2, 2, 0),
+    "request with a body": Count(175, 2, 2, 5, 0),
+    "request whose answer is coded": Count(80, 2, 2, 2, 0),
     "request on a connection of its own": Count(106, 3, 2, 6, 10),
     "the same of a client that comes again": Count(75, 3, 2, 6, 10),
-    "cache hit": Count(23, 1, 1, 1, 0),
+    "cache hit": Count(22, 1, 1, 1, 0),
+    "cache hit, coded": Count(22, 1, 1, 1, 0),
     "WebSocket message through the tunnel": Count(4, 2, 2, 2, 0),
     "WebSocket message that is relayed": Count(94, 2, 2, 4, 2),
 }

@@ -6,13 +6,15 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 import gateway.middleware.compression as compression
-from gateway.http.coding import CODINGS, OFFLOAD_BYTES, Encoder, Level, make_encoder
+from gateway.http.coding import CODINGS, Encoder, Level, coding_us, make_encoder, short_coder
+from gateway.middleware.coding_turn import HOLD_US
 from gateway.middleware.compression import CompressionMiddleware
 from tests.streams import decoders
 from tests.streams.test_round_trips import LEVELS, text_of
@@ -39,9 +41,14 @@ class Sent:
 
 
 def in_pieces(body: bytes, piece: int) -> CompressionMiddleware:
+    """The body in pieces; 0: in one message."""
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"text/html")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if not piece:
+            await send({"type": "http.response.body", "body": body})
+            return
         for start in range(0, len(body), piece):
             await send({"type": "http.response.body", "body": body[start : start + piece], "more_body": True})
             await asyncio.sleep(0)
@@ -55,14 +62,18 @@ class Watched:
 
     turn = 0
     by_turn: ClassVar[defaultdict[int, int]] = defaultdict(int)
+    loop_thread = 0
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._loop_thread = threading.get_ident()
+
+    @staticmethod
+    def note(size: int) -> None:
+        if threading.get_ident() == Watched.loop_thread:
+            Watched.by_turn[Watched.turn] += size
 
     def encode(self, data: bytes) -> bytes:
-        if threading.get_ident() == self._loop_thread:
-            Watched.by_turn[Watched.turn] += len(data)
+        Watched.note(len(data))
         return self._encoder.encode(data)
 
     def flush(self) -> bytes:
@@ -78,7 +89,7 @@ async def count_turns() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("piece", [1000, 64 * 1024, 128 * 1024 + 1, 2_000_000])
+@pytest.mark.parametrize("piece", [0, 1000, 64 * 1024, 128 * 1024 + 1, 2_000_000])
 @pytest.mark.parametrize("level", LEVELS)
 async def test_twenty_bodies_at_a_time_hold_the_loop_no_longer_than_one(
     level: Level, piece: int, monkeypatch: pytest.MonkeyPatch
@@ -86,9 +97,20 @@ async def test_twenty_bodies_at_a_time_hold_the_loop_no_longer_than_one(
     def watched(coding: str, level: Level, length: int | None) -> Encoder:
         return Watched(make_encoder(coding, level, length))
 
+    def watched_short(coding: str, level: Level) -> Callable[[bytes], bytes]:
+        code = short_coder(coding, level)
+
+        def noted(body: bytes) -> bytes:
+            Watched.note(len(body))
+            return code(body)
+
+        return noted
+
     monkeypatch.setattr(compression, "make_encoder", watched)
+    monkeypatch.setattr(compression, "short_coder", watched_short)
     Watched.by_turn.clear()
-    body = text_of(20_000 if piece == 1000 else 300_000)
+    Watched.loop_thread = threading.get_ident()
+    body = text_of(20_000 if piece <= 1000 else 300_000)
     app = in_pieces(body, piece)
     app = CompressionMiddleware(app.app, level=level)
     counting = asyncio.ensure_future(count_turns())
@@ -98,9 +120,9 @@ async def test_twenty_bodies_at_a_time_hold_the_loop_no_longer_than_one(
     await asyncio.gather(counting, return_exceptions=True)
     assert all(decoders.decode("gzip", one.body) == body for one in sent)
     # Where one turn ends and the next begins may lie between two of them.
-    assert max(Watched.by_turn.values(), default=0) <= 2 * OFFLOAD_BYTES[level]
+    assert max(Watched.by_turn.values(), default=0) <= 2 * HOLD_US / coding_us("gzip", level)[1]
     # What is small is not worth a thread.
-    assert piece != 1000 or sum(Watched.by_turn.values()) > 0
+    assert piece > 1000 or sum(Watched.by_turn.values()) > 0
 
 
 @pytest.mark.soak
