@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import subprocess
 import sys
@@ -146,6 +147,39 @@ async def test_certificates_are_swapped_under_load_without_a_failed_request(
         assert len(set(serials)) == 3
         assert answered > 50
         print(f"{answered} requests through 3 swaps, none failed")
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+async def test_a_session_is_resumed_by_every_worker_and_after_a_swap(
+    tmp_path: Path, authority: Authority, workers: str
+) -> None:
+    context = authority.client()
+
+    def visit(port: int, session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
+        """The session that a connection leaves behind, and whether it began with the one that was there."""
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+            context.wrap_socket(plain, server_hostname="default.test", session=session) as client,
+        ):
+            client.sendall(request("GET", b"/", host=b"default.test"))
+            assert client.recv(1024).startswith(b"HTTP/1.1 200 ")
+            return client.session, client.session_reused
+
+    async with gateway_process(tmp_path, table(), "--workers", workers) as gateway:
+        first, was_resumed = await asyncio.to_thread(visit, gateway.port, None)
+        assert first is not None and first.has_ticket and not was_resumed
+        # As many as leave no doubt that each worker had one.
+        for _ in range(20):
+            assert (await asyncio.to_thread(visit, gateway.port, first))[1]
+        authority.write("default", "default.test")
+        new = serial_of(tmp_path / "default.pem")
+        while True:
+            client = await gateway.connect(tls=context, name="default.test")
+            is_swapped = client.writer.get_extra_info("peercert")["serialNumber"] == new
+            await client.close()
+            if is_swapped:
+                break
+        assert (await asyncio.to_thread(visit, gateway.port, first))[1]
 
 
 def serial_of(path: Path) -> str:
