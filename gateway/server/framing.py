@@ -10,12 +10,17 @@ no byte is taken for the wrong request.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import httptools
 
 from gateway.errors import BadRequest, HeadersTooLarge, MethodNotImplemented, TargetTooLong
 from gateway.http.field_lines import FieldLines, MalformedLine
 from gateway.http.fields import Fields
+
+if TYPE_CHECKING:
+    from gateway.exchange import Admitted
+    from gateway.express.table import Express
 
 HEAD_END = b"\r\n\r\n"
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -51,14 +56,20 @@ def without_empty_lines(data: bytes) -> bytes:
 
 
 class PlainSection:
-    """The header section of a plain GET as it came, with the line end before it, and what it says."""
+    """The header section of a plain GET as it came, with the line end before it, and what it says.
 
-    __slots__ = ("block", "fields", "keep_alive")
+    What it means on the short way of ``express`` is for whoever handles the requests to find out and note: ``admitted``
+    is None when it has to go the long way.
+    """
+
+    __slots__ = ("admitted", "block", "express", "fields", "keep_alive")
 
     def __init__(self, block: bytes, fields: Fields, keep_alive: bool) -> None:
         self.block = block
         self.fields = fields
         self.keep_alive = keep_alive
+        self.express: Express | None = None
+        self.admitted: Admitted | None = None
 
 
 _NO_SECTION = PlainSection(b"", [], True)
@@ -106,7 +117,7 @@ class HeadReader:
         self._parser: httptools.HttpRequestParser | None = None
         self._special: Fields = []
         self.section = _NO_SECTION
-        """That of the last plain GET."""
+        """That of the last plain GET; another that the client may repeat can be put here."""
         self.method = b""
         self.target = b""
         """In origin or asterisk form; an absolute target is taken apart."""

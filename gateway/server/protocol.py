@@ -20,12 +20,11 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
-from gateway.exchange import BEGUN_KEY, Admitted, Exchange
+from gateway.exchange import BEGUN_KEY, Exchange
 from gateway.express.fields import lines_of
 from gateway.express.proxied import ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
-from gateway.http.fields import Fields
 from gateway.server.body_intake import BodyIntake
 from gateway.server.cycle import Cycle
 from gateway.server.express_cycle import ExpressCycle, write_whole
@@ -56,9 +55,6 @@ class GatewayProtocol(asyncio.Protocol):
     """One connection. Requests are answered one after the other; what comes early waits in the buffer."""
 
     __slots__ = (
-        "_admitted",
-        "_admitted_by",
-        "_admitted_fields",
         "_answered_at_once",
         "_app_state",
         "_buffer",
@@ -123,12 +119,8 @@ class GatewayProtocol(asyncio.Protocol):
         self._buffer: bytes | bytearray = b""
         """The beginning of a head, or pipelined requests."""
         self._cycle: Cycle | ExpressCycle | None = None
-        self._admitted: Admitted | None = None
-        """What was found out about the header section that the client repeats; None when it has to be judged anew."""
-        self._admitted_by: Express | None = None
-        self._admitted_fields: Fields | None = None
         self._regular = ""
-        """Under which name the first header section of this connection may be remembered; empty for none."""
+        """Under which name the client's first words may be known on the next connection; empty for none."""
         self._answered_at_once = 0
         self.body: BodyIntake | None = None
         """The request body while it is incomplete."""
@@ -373,22 +365,30 @@ class GatewayProtocol(asyncio.Protocol):
         if express is None:
             return False
         reader = self.head
-        if self._admitted_by is not express or self._admitted_fields is not reader.fields:
-            self._admitted = express.admit(admission_scope(self._transport, reader, self._tls))
-            self._admitted_by, self._admitted_fields = express, reader.fields
-            if self._regular and self._admitted is not None:
-                self.connections.regulars.meet(self._regular, reader.section, express, self._admitted)
+        section = reader.section
+        if section.express is not express:
+            section.express = express
+            section.admitted = express.admit(admission_scope(self._transport, reader, self._tls))
+            if self._regular:
+                self.connections.regulars.meet(self._regular, section)
                 self._regular = ""
-        if self._admitted is None:
+        if section.admitted is None:
             return False
         self._phase = _EXCHANGE
         self.deadline = NEVER
         self._buffer = rest
-        return express.begin(self._admitted, reader.target, self)
+        return express.begin(section.admitted, reader.target, self)
 
     @property
     def may_answer_at_once(self) -> bool:
         return self.write_paused is None and self._answered_at_once < _MAX_AT_ONCE
+
+    def _recognise(self) -> None:
+        """Expect a client to begin as it did on its last connections."""
+        self._regular = regular_name(self._transport, self._tls)
+        known = self.connections.regulars.find(self._regular)
+        if known is not None:
+            self.head.section = known
 
     def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, exchange: Exchange, body: bytes) -> bool:
         if self.write_paused is not None or self._answered_at_once >= _MAX_AT_ONCE:
@@ -415,15 +415,6 @@ class GatewayProtocol(asyncio.Protocol):
         scope = self._request_scope(cycle)
         scope[BEGUN_KEY] = begun
         self._run(cycle, app, scope)
-
-    def _recognise(self) -> None:
-        """Expect a client to begin as it did on its last connection."""
-        self._regular = regular_name(self._transport, self._tls)
-        express = self.connections.express()
-        known = self.connections.regulars.find(self._regular, express)
-        if known is not None:
-            self.head.section, self._admitted = section, _ = known
-            self._admitted_by, self._admitted_fields = express, section.fields
 
     # What is read, and when.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from gateway.exchange import Admitted
 from gateway.express.table import Express
 from gateway.http.field_lines import SECRET_NAMES
 from gateway.http.networks import UNIX
@@ -15,13 +14,6 @@ from gateway.server.framing import PlainSection
 from gateway.server.scope import client_address
 
 _MAX_KNOWN = 512
-
-
-class Regular(NamedTuple):
-    """The header section that a client began with, and what was found out about it."""
-
-    section: PlainSection
-    admitted: Admitted
 
 
 def regular_name(transport: asyncio.Transport, tls: Mapping[str, Any] | None) -> str:
@@ -44,31 +36,31 @@ class Regulars:
 
     def __init__(self) -> None:
         self._express: Express | None = None
-        """On whose short ways it was found out."""
-        self._known: dict[str, Regular] = {}
+        """On whose short way they all mean what is noted on them."""
+        self._known: dict[str, PlainSection] = {}
         self._recent = Recent()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, client: str, express: Express | None) -> Regular | None:
-        """How ``client`` began lately; None when nothing is known of it."""
-        return self._known.get(client) if express is self._express else None
+    def find(self, client: str) -> PlainSection | None:
+        """What ``client`` has begun with more than once."""
+        return self._known.get(client)
 
-    def meet(self, client: str, section: PlainSection, express: Express, admitted: Admitted) -> None:
+    def meet(self, client: str, section: PlainSection) -> None:
         """``client`` has begun with ``section``: remembered when that is not the first time."""
-        if express is not self._express:
-            self.keep_only(express)
-        if not self._recent.has_met((client, section.block)):
+        if section.express is not self._express:
+            self.keep_only(section.express)
+        if section.admitted is None or not self._recent.has_met((client, section.block)):
             return
         if any([name in SECRET_NAMES for name, _ in section.fields]):
             return
         if client not in self._known and len(self._known) >= _MAX_KNOWN:
             del self._known[next(iter(self._known))]
-        self._known[client] = Regular(section, admitted)
+        self._known[client] = section
 
     def keep_only(self, express: Express | None) -> None:
-        """Forget what was found out on other short ways than ``express``: it would keep their whole table alive."""
+        """Forget what sections mean on other short ways than ``express``: it would keep their whole table alive."""
         if express is not self._express:
             self._express = express
             self._known.clear()

@@ -24,7 +24,7 @@ BUDGETS = {
     "request with a body": Count(175, 2, 2, 5, 0),
     "request whose answer is coded": Count(80, 2, 2, 2, 0),
     "request on a connection of its own": Count(106, 3, 2, 6, 10),
-    "the same of a client that comes again": Count(75, 3, 2, 6, 10),
+    "the same of a client that comes again": Count(74, 3, 2, 6, 10),
     "cache hit": Count(22, 1, 1, 1, 0),
     "cache hit, coded": Count(22, 1, 1, 1, 0),
     "WebSocket message through the tunnel": Count(4, 2, 2, 2, 0),

@@ -17,46 +17,57 @@ from tests.support.upstream import ScriptedUpstream, respond, response
 
 pytestmark = pytest.mark.anyio
 
-ADMITTED = cast(Admitted, object())
 EXPRESS = cast(Express, object())
 
 
-def section(*fields: tuple[bytes, bytes]) -> PlainSection:
+def words(*fields: tuple[bytes, bytes], express: Express = EXPRESS, is_admitted: bool = True) -> PlainSection:
     lines = b"".join(b"\r\n%b: %b" % field for field in fields)
-    return PlainSection(lines + b"\r\n\r\n", list(fields), True)
+    section = PlainSection(lines + b"\r\n\r\n", list(fields), True)
+    section.express = express
+    section.admitted = cast(Admitted, object()) if is_admitted else None
+    return section
 
 
-PLAIN = section((b"host", b"a"), (b"accept", b"*/*"))
+PLAIN = words((b"host", b"a"), (b"accept", b"*/*"))
 
 
 def test_what_comes_once_is_not_remembered() -> None:
     regulars = Regulars()
     for number in range(1000):
-        regulars.meet(f"10.0.{number >> 8}.{number & 255}", PLAIN, EXPRESS, ADMITTED)
+        regulars.meet(f"10.0.{number >> 8}.{number & 255}", PLAIN)
     assert len(regulars) < 10
 
 
 def test_what_comes_again_is_remembered_for_that_client_alone() -> None:
     regulars = Regulars()
     for _ in range(2):
-        assert regulars.find("10.0.0.1", EXPRESS) is None
-        regulars.meet("10.0.0.1", PLAIN, EXPRESS, ADMITTED)
-    assert regulars.find("10.0.0.1", EXPRESS) == (PLAIN, ADMITTED)
-    assert regulars.find("10.0.0.2", EXPRESS) is None
+        assert regulars.find("10.0.0.1") is None
+        regulars.meet("10.0.0.1", PLAIN)
+    assert regulars.find("10.0.0.1") is PLAIN
+    assert regulars.find("10.0.0.2") is None
 
 
 def test_the_last_words_count() -> None:
-    regulars, other = Regulars(), section((b"host", b"b"))
-    for words in (PLAIN, PLAIN, other, other):
-        regulars.meet("10.0.0.1", words, EXPRESS, ADMITTED)
-    assert regulars.find("10.0.0.1", EXPRESS) == (other, ADMITTED)
+    regulars, other = Regulars(), words((b"host", b"b"))
+    for said in (PLAIN, PLAIN, other, other):
+        regulars.meet("10.0.0.1", said)
+    assert regulars.find("10.0.0.1") is other
 
 
-@pytest.mark.parametrize("name", [b"cookie", b"authorization", b"proxy-authorization"])
-def test_secrets_are_not_remembered(name: bytes) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        words((b"host", b"a"), (b"cookie", b"secret")),
+        words((b"host", b"a"), (b"authorization", b"secret")),
+        words((b"host", b"a"), (b"proxy-authorization", b"secret")),
+        words((b"host", b"a"), is_admitted=False),
+    ],
+    ids=["a cookie", "a password", "a password for a proxy", "what has to be judged anew"],
+)
+def test_some_words_are_not_remembered(said: PlainSection) -> None:
     regulars = Regulars()
     for _ in range(3):
-        regulars.meet("10.0.0.1", section((b"host", b"a"), (name, b"secret")), EXPRESS, ADMITTED)
+        regulars.meet("10.0.0.1", said)
     assert not len(regulars)
 
 
@@ -64,19 +75,19 @@ def test_there_is_an_end_to_what_is_remembered() -> None:
     regulars = Regulars()
     for number in range(3000):
         for _ in range(2):
-            regulars.meet(f"client {number}", PLAIN, EXPRESS, ADMITTED)
+            regulars.meet(f"client {number}", PLAIN)
     assert len(regulars) == 512
-    assert regulars.find("client 2999", EXPRESS) is not None
+    assert regulars.find("client 2999") is not None
 
 
-def test_another_table_knows_nobody() -> None:
+def test_what_words_meant_in_another_table_is_forgotten() -> None:
     regulars, later = Regulars(), cast(Express, object())
     for _ in range(2):
-        regulars.meet("10.0.0.1", PLAIN, EXPRESS, ADMITTED)
-    assert regulars.find("10.0.0.1", later) is None
-    regulars.meet("10.0.0.2", PLAIN, later, ADMITTED)
+        regulars.meet("10.0.0.1", PLAIN)
+    regulars.keep_only(EXPRESS)
+    assert len(regulars) == 1
+    regulars.meet("10.0.0.2", words((b"host", b"a"), express=later))
     assert not len(regulars)
-    assert regulars.find("10.0.0.1", EXPRESS) is None
 
 
 # The whole gateway.
