@@ -8,11 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gateway.http.fields import Fields
+from gateway.http.fields import Fields, may_be_secret
 from gateway.recent import Recent
-
-SECRET_NAMES = frozenset([b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"])
-"""Whoever reads this process's memory shall not find their values long after the message."""
 
 # The value is everything that one may hold: HTAB, visible ASCII, space, obs-text. No CR, LF, NUL or other control byte.
 _FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
@@ -65,7 +62,8 @@ class FieldLines:
                 raise MalformedLine(line)
             name, value = match.groups()
             fields[index] = field = name.lower(), value.rstrip(b" \t")
-            if len(line) <= _MAX_KNOWN_LINE_BYTES and field[0] not in SECRET_NAMES and self._recent.has_met(line):
+            # Whoever reads this process's memory shall not find secrets long after the message.
+            if len(line) <= _MAX_KNOWN_LINE_BYTES and self._recent.has_met(line) and not may_be_secret(field[0]):
                 if len(self._known) >= self._max_known:
                     self._known.clear()
                 self._known[line] = field

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 Fields = list[tuple[bytes, bytes]]
+
+_MAY_BE_SECRET = re.compile(rb"auth|cookie|credential|key|passw|secret|session|token")
 
 
 def get_all(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
@@ -44,6 +47,11 @@ def add_vary(fields: Fields, name: bytes) -> None:
                 fields[index] = (key, value + b", " + name)
                 return
     fields.append((b"vary", name))
+
+
+def may_be_secret(name: bytes) -> bool:
+    """Whether a request field of this name may tell what only its sender should know, such as a key."""
+    return _MAY_BE_SECRET.search(name) is not None
 
 
 def content_length(fields: Iterable[tuple[bytes, bytes]]) -> int | None:

@@ -32,7 +32,7 @@ from gateway.server.framing import HEAD_END, HeadReader, without_empty_lines
 from gateway.server.limits import HIGH_WATER_BYTES, NEVER, Connections, SendWatch
 from gateway.server.refusal import Refusal, refusal_answer
 from gateway.server.regulars import regular_name
-from gateway.server.scope import admission_scope, client_address, connection_scope, request_scope
+from gateway.server.scope import client_address, connection_scope, request_scope, server_address
 from gateway.server.tls_facts import tls_facts
 from gateway.server.websocket import GatewayWebSocket
 
@@ -58,12 +58,14 @@ class GatewayProtocol(asyncio.Protocol):
         "_answered_at_once",
         "_app_state",
         "_buffer",
+        "_client",
         "_config",
         "_cycle",
         "_discarded",
         "_paused_at",
         "_phase",
         "_regular",
+        "_scheme",
         "_scope",
         "_send_watch",
         "_server_state",
@@ -104,9 +106,11 @@ class GatewayProtocol(asyncio.Protocol):
             known_lines=connections.known_lines,
         )
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self._client: tuple[str, int] | None = None
         self._scope: Scope | None = None
         """What the scopes of all requests have in common; made for the first that needs one."""
         self._tls: dict[str, Any] | None = None
+        self._scheme = "http"
         self._phase = _FIRST_BYTE
         self._since = connections.clock()
         """When the connection, or the request whose head is being read, began: before a TLS handshake."""
@@ -139,10 +143,17 @@ class GatewayProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self._tls = tls_facts(transport.get_extra_info("ssl_object"))
+        ssl_object = transport.get_extra_info("ssl_object")
+        if ssl_object is not None:
+            self._tls = tls_facts(ssl_object)
+            self._scheme = "https"
         connections = self.connections
         self._server_state.connections.add(self)  # type: ignore[arg-type]
-        self._recognise()
+        self._client = client_address(transport)
+        self._regular = regular_name(self._client, self._tls)
+        known = connections.regulars.find(self._regular)
+        if known is not None:
+            self.head.section = known
         excess = connections.add(self) - connections.limits.max_connections
         if excess > _MAX_TURNED_AWAY:
             self.cut(reset=True)
@@ -318,8 +329,8 @@ class GatewayProtocol(asyncio.Protocol):
             extensions["tls"] = self._tls
         common = self._scope
         if common is None:
-            is_tls = self._tls is not None
-            common = self._scope = connection_scope(self._transport, self._config.asgi_version, is_tls=is_tls)
+            server = server_address(self._transport)
+            common = self._scope = connection_scope(self._config.asgi_version, self._scheme, self._client, server)
         return request_scope(common, self.head, self._app_state.copy(), extensions)
 
     def _run(self, cycle: Cycle, app: ASGIApp, scope: Scope) -> None:
@@ -368,7 +379,10 @@ class GatewayProtocol(asyncio.Protocol):
         section = reader.section
         if section.express is not express:
             section.express = express
-            section.admitted = express.admit(admission_scope(self._transport, reader, self._tls))
+            extensions = {"gateway.target": reader.target, "tls": self._tls}
+            section.admitted = express.admit(
+                {"client": self._client, "scheme": self._scheme, "headers": section.fields, "extensions": extensions}
+            )
             if self._regular:
                 self.connections.regulars.meet(self._regular, section)
                 self._regular = ""
@@ -382,13 +396,6 @@ class GatewayProtocol(asyncio.Protocol):
     @property
     def may_answer_at_once(self) -> bool:
         return self.write_paused is None and self._answered_at_once < _MAX_AT_ONCE
-
-    def _recognise(self) -> None:
-        """Expect a client to begin as it did on its last connections."""
-        self._regular = regular_name(self._transport, self._tls)
-        known = self.connections.regulars.find(self._regular)
-        if known is not None:
-            self.head.section = known
 
     def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, exchange: Exchange, body: bytes) -> bool:
         if self.write_paused is not None or self._answered_at_once >= _MAX_AT_ONCE:
@@ -540,8 +547,7 @@ class GatewayProtocol(asyncio.Protocol):
             cycle.disconnect()
         request_id = uuid.uuid4().hex
         if self.connections.on_refused is not None:
-            client = client_address(self._transport)
-            self.connections.on_refused(Refusal.of(self.head, error, client, request_id, answered=can_answer))
+            self.connections.on_refused(Refusal.of(self.head, error, self._client, request_id, answered=can_answer))
         if not can_answer:
             self.cut(reset=True)
             return

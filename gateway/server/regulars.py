@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from gateway.express.table import Express
-from gateway.http.field_lines import SECRET_NAMES
+from gateway.http.fields import may_be_secret
 from gateway.http.networks import UNIX
 from gateway.recent import Recent
 from gateway.server.framing import PlainSection
-from gateway.server.scope import client_address
 
 _MAX_KNOWN = 512
 
 
-def regular_name(transport: asyncio.Transport, tls: Mapping[str, Any] | None) -> str:
-    """Whom a client on a connection is taken for; empty for one that has shown a certificate, which others have not."""
-    address = client_address(transport)
+def regular_name(address: tuple[str, int] | None, tls: Mapping[str, Any] | None) -> str:
+    """Whom the client at an address is taken for; empty for one that has shown a certificate, which others have not."""
     name = UNIX if address is None else address[0]
     if tls is None:
         return name
@@ -53,7 +50,8 @@ class Regulars:
             self.keep_only(section.express)
         if section.admitted is None or not self._recent.has_met((client, section.block)):
             return
-        if any([name in SECRET_NAMES for name, _ in section.fields]):
+        # All names at once: each call costs as much as the search.
+        if may_be_secret(b" ".join([name for name, _ in section.fields])):
             return
         if client not in self._known and len(self._known) >= _MAX_KNOWN:
             del self._known[next(iter(self._known))]

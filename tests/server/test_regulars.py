@@ -59,10 +59,10 @@ def test_the_last_words_count() -> None:
     [
         words((b"host", b"a"), (b"cookie", b"secret")),
         words((b"host", b"a"), (b"authorization", b"secret")),
-        words((b"host", b"a"), (b"proxy-authorization", b"secret")),
+        words((b"host", b"a"), (b"x-api-key", b"secret")),
         words((b"host", b"a"), is_admitted=False),
     ],
-    ids=["a cookie", "a password", "a password for a proxy", "what has to be judged anew"],
+    ids=["a cookie", "a password", "a key", "what has to be judged anew"],
 )
 def test_some_words_are_not_remembered(said: PlainSection) -> None:
     regulars = Regulars()
