@@ -29,6 +29,8 @@ POLICIES: tuple[Balance, ...] = get_args(Balance)
 BATCH = 500
 SERVERS, PLACES = 10, 8
 QUICK_S, SLOW_S = 0.010, 0.030
+COSTS = ((1, 1), (3, 1), (10, 1), (500, 1), (500, 10))
+"""Endpoints, and how many different weights they have."""
 SCOPE: dict[str, Any] = {"type": "http", "client": ("192.0.2.1", 1), "headers": [], "query_string": b""}
 
 
@@ -36,10 +38,16 @@ class Nowhere(httpx.AsyncBaseTransport):
     """Nothing is ever sent."""
 
 
-def upstream(balance: Balance, servers: int) -> Upstream:
-    """An upstream that is ready without I/O."""
+def upstream(balance: Balance, servers: int, weights: int = 1) -> Upstream:
+    """An upstream that is ready without I/O; its endpoints have the weights from 1 to ``weights`` in turn."""
     endpoints = [
-        EndpointSettings(f"http://10.0.{number // 250}.{number % 250}:80", "http", f"10.0.{number // 250}.1", 80)
+        EndpointSettings(
+            f"http://10.0.{number // 250}.{number % 250}:80",
+            "http",
+            f"10.0.{number // 250}.1",
+            80,
+            weight=1 + number % weights,
+        )
         for number in range(servers)
     ]
     return Upstream(
@@ -50,9 +58,9 @@ def upstream(balance: Balance, servers: int) -> Upstream:
     )
 
 
-def cost_us(balance: Balance, servers: int, seconds: float) -> float:
+def cost_us(balance: Balance, servers: int, weights: int, seconds: float) -> float:
     """CPU microseconds of taking a place and giving it back."""
-    chosen = upstream(balance, servers)
+    chosen = upstream(balance, servers, weights)
 
     def batch() -> None:
         for _ in range(BATCH):
@@ -108,9 +116,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=50_000, help="of the simulation")
     options = parser.parse_args()
     gc.freeze()
-    print(f"{'µs a choice':<16}" + "".join(f"{f'{servers} endpoints':>15}" for servers in (1, 3, 10, 500)))
+    heads = [f"{servers} endpoints" if weights == 1 else f"{weights} weights" for servers, weights in COSTS]
+    print(f"{'µs a choice':<16}" + "".join(f"{head:>15}" for head in heads))
     for name in POLICIES:
-        costs = [cost_us(name, servers, options.seconds) for servers in (1, 3, 10, 500)]
+        costs = [cost_us(name, servers, weights, options.seconds) for servers, weights in COSTS]
         print(f"{name:<16}" + "".join(f"{cost:>15.2f}" for cost in costs), flush=True)
     print(f"\n{'one slow of 10':<16}{'p50 ms':>10}{'p99 ms':>10}{'p99.9 ms':>10}{'slow gets':>12}")
     for name in POLICIES:

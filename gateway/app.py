@@ -101,6 +101,8 @@ class Gateway(Starlette):
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
             # Another loop, as in tests that run one each: what belonged to the old one is gone with it.
+            if self.runtime.access_log is not None:
+                self.runtime.access_log.close()
             self.runtime = Runtime(self.config)
         self.live = Live(self._build)
         await self.runtime.start()

@@ -67,7 +67,7 @@ from gateway.proxy.retry import NO_RETRY, RetryPolicy, conditions
 from gateway.proxy.split import SplitHandler
 from gateway.proxy.websocket import WebSocketProxy, WebSocketSettings
 from gateway.router import RouteTable
-from gateway.routes import target_rewrite, upstream_names
+from gateway.routes import query_setting, target_rewrite, upstream_names
 from gateway.runtime import Runtime
 from gateway.upstream.balancing import make_key
 from gateway.upstream.pool import Upstream
@@ -76,7 +76,6 @@ from gateway.wiring.express import proxied_lane, shared_lane, stored_lane
 from gateway.wiring.rules import (
     added_fields,
     answer_rules,
-    cache_query,
     hidden_names,
     per_client_fields,
     request_rule,
@@ -310,7 +309,7 @@ class Compiler:
             stale_while_revalidate_s=cache.stale_while_revalidate,
             stale_if_error_s=cache.stale_if_error,
             vary=cache.vary,
-            query=cache_query(cache),
+            query=query_setting(cache),
             cookies=cache.cookies,
             request_cookie=cache.request_cookie,
             set_cookie=cache.set_cookie,

@@ -50,6 +50,21 @@ def test_it_works_without_its_lifespan_and_on_several_event_loops() -> None:
         assert asyncio.run(_ask(gateway)) == [b"hello", b"hello"]
 
 
+def test_what_it_did_on_an_event_loop_that_is_gone_is_in_the_access_log(capsys: pytest.CaptureFixture[str]) -> None:
+    gateway = Gateway.from_config({"server": {"access_log": "text"}, "routes": fixed("hello")["routes"]})
+    asyncio.run(_ask(gateway))
+    asyncio.run(_ask(gateway))
+
+    assert capsys.readouterr().out.count("\n") == 2
+    asyncio.run(_ask_and_close(gateway))
+    assert capsys.readouterr().out.count("\n") == 4
+
+
+async def _ask_and_close(gateway: Gateway) -> None:
+    await _ask(gateway)
+    await gateway.aclose()
+
+
 async def _ask(gateway: Gateway) -> list[bytes]:
     return [(await call(gateway, scope())).body for _ in range(2)]
 

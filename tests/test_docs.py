@@ -18,6 +18,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from gateway import Gateway
 from gateway.cli import main
 from gateway.config.load import load_config
 from gateway.config.server import ServerConfig
@@ -131,6 +132,9 @@ async def test_the_application_of_the_readme_answers(tmp_path: Path, monkeypatch
     transport = httpx.ASGITransport(names["app"])
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert (await client.get("/api/hello")).text == "hello"
+    # It starts with its first request, and writes its access log where the test's output was until it is closed.
+    (gateway,) = [route.app for route in names["app"].routes if isinstance(getattr(route, "app", None), Gateway)]
+    await gateway.aclose()
 
 
 def test_operations_names_every_field_of_the_access_log() -> None:

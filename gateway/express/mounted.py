@@ -22,7 +22,7 @@ from gateway.upstream.messages import InboundResponse
 _PLAIN_TARGET = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}")
 # A request with one of them has a body, or something to negotiate.
 _NOT_PLAIN = frozenset([b"content-length", b"expect", b"transfer-encoding", b"upgrade"])
-# Whoever reads this process's memory shall not find them long after the request.
+# Whoever reads this process's memory shall not find them long after the request; a page asks for many things at once.
 _SECRET = frozenset([b"authorization", b"cookie", b"proxy-authorization"])
 _MAX_REMEMBERED = 256
 
@@ -32,6 +32,7 @@ class MountedExpress:
 
     def __init__(self, ticker: Ticker) -> None:
         self._admitted: dict[object, Admitted] = {}
+        self._admitted_briefly: dict[object, Admitted] = {}
         self._admitted_by: Express | None = None
         self._waiting: set[_Waiting] = set()
         self._uvicorn = UvicornCycles()
@@ -104,22 +105,27 @@ class MountedExpress:
     def _admit(self, express: Express, scope: Scope) -> Admitted | None:
         client = scope.get("client")
         key = (client and client[0], scope["scheme"], scope["root_path"], tuple(scope["headers"]))
-        if self._admitted_by is not express or len(self._admitted) > _MAX_REMEMBERED:
+        if self._admitted_by is not express:
             self._admitted_by = express
             self._admitted.clear()
-        admitted = self._admitted.get(key)
+            self._admitted_briefly.clear()
+        admitted = self._admitted.get(key) or self._admitted_briefly.get(key)
         if admitted is None:
             names = {name for name, _ in scope["headers"]}
             admitted = express.admit(scope) if _NOT_PLAIN.isdisjoint(names) else None
-            if admitted is not None and _SECRET.isdisjoint(names):
-                self._admitted[key] = admitted
+            if admitted is not None:
+                known = self._admitted if _SECRET.isdisjoint(names) else self._admitted_briefly
+                if len(known) >= _MAX_REMEMBERED:
+                    known.clear()
+                known[key] = admitted
         return admitted
 
     def _sweep(self, now: float) -> None:
-        """Only the long way notices clients that leave: it has whatever takes longer than a moment."""
+        # Only the long way notices clients that leave: it has whatever takes longer than a moment.
         for waiting in self._waiting:
             waiting.wake()
         self._waiting.clear()
+        self._admitted_briefly.clear()
 
 
 class _Nothing:

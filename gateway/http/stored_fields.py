@@ -7,23 +7,10 @@ from collections.abc import Sequence
 from gateway.http.cache_control import ResponseDirectives
 from gateway.http.dates import http_date, parse_http_date
 from gateway.http.fields import Fields, get_all, get_first, without
+from gateway.http.hop_by_hop import HOP_BY_HOP
 from gateway.http.vary import vary_names
 
-_NEVER_STORED = frozenset(
-    [
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"age",
-    ]
-)
+_NEVER_STORED = HOP_BY_HOP | {b"age"}
 # Fields that describe the stored bytes, which may have been coded on the way: what a 304 says of others does not hold.
 _NOT_UPDATED = _NEVER_STORED | frozenset(
     [b"content-length", b"content-encoding", b"content-range", b"content-digest", b"content-md5"]

@@ -7,34 +7,22 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from gateway.http.fields import Fields, get_all
+from gateway.http.hop_by_hop import HOP_BY_HOP
 
 Field = tuple[bytes, bytes]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 # What belongs to one hop of a handshake or to the framing of a body, which a handshake has not: never passed on.
-_HOP_FIELDS = frozenset(
-    [
-        b"connection",
-        b"content-length",
-        b"expect",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"sec-websocket-accept",
-        b"sec-websocket-extensions",
-        b"sec-websocket-key",
-        b"sec-websocket-protocol",
-        b"sec-websocket-version",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    ]
-)
+_HOP_FIELDS = HOP_BY_HOP | {
+    b"content-length",
+    b"expect",
+    b"sec-websocket-accept",
+    b"sec-websocket-extensions",
+    b"sec-websocket-key",
+    b"sec-websocket-protocol",
+    b"sec-websocket-version",
+}
 
 # Registered codes that may stand in a close frame, RFC 6455 section 7.4.1 and the IANA registry.
 _REGISTERED_CODES = frozenset([1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014])

@@ -11,10 +11,8 @@ from gateway.proxy.request_body import RequestBody
 from gateway.proxy.retry import RetryPolicy
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.messages import InboundResponse
+from gateway.upstream.outlier import FAILURE_STATUSES
 from gateway.upstream.pool import Upstream
-
-# Answers that a server gives in the place of one that is gone or full: they count against an endpoint.
-_GATEWAY_STATUSES = frozenset([502, 503, 504])
 
 
 class Attempts:
@@ -106,7 +104,7 @@ class Attempts:
         self.last = endpoint, response
         if response.whole is not None:
             self._upstream.release(endpoint)
-        self._upstream.record(endpoint, ok=status not in _GATEWAY_STATUSES)
+        self._upstream.record(endpoint, ok=status not in FAILURE_STATUSES)
         if again:
             self._retry_after = get_first(response.raw_fields, b"retry-after")
             self.tried.append(endpoint)

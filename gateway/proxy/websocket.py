@@ -40,6 +40,7 @@ from gateway.proxy.websocket_relay import (
 from gateway.proxy.websocket_tunnel import TUNNEL, Tunnel, TunnelOpening, is_unseen
 from gateway.upstream.asgi import AsgiTransport
 from gateway.upstream.http1_connect import ATTEMPT_DELAY_S
+from gateway.upstream.outlier import FAILURE_STATUSES
 
 __all__ = ["LiveWebSockets", "WebSocketProxy", "WebSocketSettings"]
 
@@ -48,8 +49,6 @@ _DATE = frozenset([b"date"])
 # Extension that only the gateway's own server offers.
 _OWN_SERVER = "gateway.target"
 _BODILESS = frozenset([204, 304])
-# Answers that a server gives in the place of one that is gone or full: they count against an endpoint.
-_GATEWAY_STATUSES = frozenset([502, 503, 504])
 # Some servers hold a refusal in memory until it is complete.
 _MAX_REFUSAL_BYTES = 1024 * 1024
 
@@ -211,7 +210,7 @@ class WebSocketProxy:
             except BaseException:
                 upstream.release(endpoint)
                 raise
-            upstream.record(endpoint, ok=socket.status not in _GATEWAY_STATUSES)
+            upstream.record(endpoint, ok=socket.status not in FAILURE_STATUSES)
             return endpoint, socket
 
     async def _attempt(

@@ -14,6 +14,7 @@ without the store.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
@@ -55,6 +56,11 @@ REPLACED_BODY_S = 60
 PURGES_REMEMBERED_S = 300
 MAX_MISSED = 100
 """Invalidations remembered while the server is away; beyond it everything goes when it is back."""
+
+MAKE_UP_S = 1.0
+"""How often making up for them is tried."""
+MAKE_UP_AT_END_S = 2.0
+"""How long it may hold up the end."""
 
 MAX_CONNECTIONS = 32
 """Operations at a time. More would not be faster, and a herd takes longer to connect than the timeout allows."""
@@ -121,6 +127,7 @@ class RedisStore:
         self._answered_at = -math.inf
         self._missed: list[Purge] = []
         self._is_catching_up = False
+        self._making_up: asyncio.Task[None] | None = None
         self._refuses = False
 
     def get_now(self, key: CacheKey, now: float) -> Sequence[Entry] | None:
@@ -228,14 +235,40 @@ class RedisStore:
     async def purge(self, purge: Purge, now: float) -> int:
         """As in CacheStore; raises CapacityError when the server is away: whoever purges has to know.
 
-        One that does not insist is made up for before this process reads anything again.
+        One that does not insist is made up for when the server is back, before this process reads anything again.
         """
         try:
             return await self._purge(purge, now)
         except (_Unavailable, *_NONSENSE) as error:
             if not purge.insists:
                 self._missed = [*self._missed, purge] if len(self._missed) < MAX_MISSED else [replace(purge, url=None)]
+                if self._making_up is None or self._making_up.done():
+                    self._making_up = asyncio.create_task(self._make_up())
             raise CapacityError("the cache's Redis did not purge", detail="The cache is not available.") from error
+
+    async def _make_up(self) -> None:
+        """Purge what was missed as soon as the server is back: other processes read from it, whether this one does."""
+        while self._missed:
+            await asyncio.sleep(MAKE_UP_S)
+            with contextlib.suppress(_Unavailable, *_NONSENSE):
+                await self._catch_up()
+
+    async def _end_making_up(self) -> None:
+        """Try once more; what this process has missed nobody else knows."""
+        if self._making_up is not None:
+            self._making_up.cancel()
+            await asyncio.wait([self._making_up])
+        if not self._missed:
+            return
+        self._missed = [replace(purge, insists=True) for purge in self._missed]
+        with contextlib.suppress(_Unavailable, TimeoutError, *_NONSENSE):
+            async with asyncio.timeout(MAKE_UP_AT_END_S):
+                await self._catch_up()
+        if self._missed:
+            logger.warning(
+                "the cache's Redis never heard of %d invalidations: it has answers that are no longer true",
+                len(self._missed),
+            )
 
     async def _catch_up(self) -> None:
         """Purge what could not be purged while the server was away; meanwhile others go on without it."""
@@ -323,6 +356,7 @@ class RedisStore:
         await self._or(self._do(lambda: self._eval(_UNLOCK, name, self._token, str(int(alone_s * 1000)))), None)
 
     async def aclose(self) -> None:
+        await self._end_making_up()
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 

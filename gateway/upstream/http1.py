@@ -131,6 +131,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
         self._closed = True
         for dial in self._late:
             dial.cancel()
+        if self._late:
+            await asyncio.wait([*self._late])
         while self._idle:
             self._idle[-1].close()
         await self._wait_lost(lambda: all(connection.is_active for connection in self._connections))

@@ -11,6 +11,9 @@ import math
 
 from gateway.upstream.settings import OutlierSettings
 
+FAILURE_STATUSES = frozenset([502, 503, 504])
+"""Answers that a server gives in the place of one that is gone or full: they count against an endpoint."""
+
 
 class Ejection:
     """Where one endpoint stands; monotonic times in seconds."""

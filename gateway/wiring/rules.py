@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 from starlette.types import Scope
 
-from gateway.config.policies import CacheConfig
 from gateway.config.routes import RouteConfig
 from gateway.config.upstreams import UpstreamConfig
 from gateway.exchange import Exchange, ResponseRule
-from gateway.http.cache_key import QuerySetting
 from gateway.http.cookies import CookieRewrite
 from gateway.http.fields import Fields
 from gateway.http.forwarded import forwarding_fields, via_value
@@ -103,13 +101,3 @@ def per_client_fields(config: RouteConfig, request_id_header: str) -> list[str]:
 
 def _is_per_client(value: str) -> bool:
     return "{client_ip}" in value or "{request_id}" in value
-
-
-def cache_query(cache: CacheConfig) -> QuerySetting:
-    """Which parameters of the query enter the cache key."""
-    query = cache.query
-    if isinstance(query, str):
-        return query
-    if query.only is not None:
-        return {"only": query.only, "sort": query.sort}
-    return {"except": query.except_ or (), "sort": query.sort}

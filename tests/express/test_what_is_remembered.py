@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.express.fields import NOT_PLAIN, PlainFields
 from gateway.server.framing import HeadReader
+from tests.support.gateway import UVICORN, proxying, request, serving
+from tests.support.upstream import ScriptedUpstream, respond, response
+
+pytestmark = pytest.mark.anyio
 
 
 def plain_fields() -> PlainFields:
@@ -51,3 +57,30 @@ def test_lines_of_requests_are_remembered_within_bounds() -> None:
     known = reader._known_lines
     assert 0 < len(known) <= 2048
     assert cookie not in known and long not in known
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"cookie"])
+async def test_secrets_are_known_to_other_servers_for_a_moment(name: bytes) -> None:
+    async with (
+        ScriptedUpstream(respond(response(200, [], b"a"))) as upstream,
+        serving(proxying(upstream.url), server=UVICORN) as served,
+    ):
+        mounted = served.gateway.runtime.mounted
+        await served.ask(request(fields=[(name, b"Basic c2VjcmV0")]))
+        await served.ask(request(fields=[(b"accept", b"*/*")]))
+        mounted._sweep(0.0)
+        remembered = repr(mounted._admitted) + repr(mounted._admitted_briefly)
+    assert "accept" in remembered and "c2VjcmV0" not in remembered
+
+
+async def test_what_is_known_under_other_servers_is_bounded() -> None:
+    async with (
+        ScriptedUpstream(respond(response(200, [], b"a"))) as upstream,
+        serving(proxying(upstream.url), server=UVICORN) as served,
+        served.client() as client,
+    ):
+        mounted = served.gateway.runtime.mounted
+        for number in range(600):
+            client.write(request(fields=[(b"cookie" if number % 2 else b"x", b"%d" % number)]))
+            assert (await client.answer()).body == b"a"
+            assert len(mounted._admitted) <= 256 and len(mounted._admitted_briefly) <= 256

@@ -19,7 +19,7 @@ import uvloop
 
 from tests.performance.counting import Count, Counting
 from tests.performance.peers import BODY, CLIENT_FRAME, SERVER_FRAME, answer, echo, read_answer, read_exactly, serving
-from tests.support.gateway import proxying
+from tests.support.gateway import GATEWAY, UVICORN, proxying
 from tests.support.gateway import serving as serving_gateway
 
 BATCH = 10
@@ -113,6 +113,7 @@ class Path:
     """Of the upstream in the gateway's configuration."""
     is_cold: bool = False
     """Whether each request has a connection of its own."""
+    server: str = GATEWAY
 
 
 _GUARDED = {
@@ -137,6 +138,8 @@ PATHS = {
     "cache hit, coded": Path(stored_long, {"cache": True}),
     "WebSocket message through the tunnel": Path(message, upstream=echo),
     "WebSocket message that is relayed": Path(message, _VIEWED, upstream=echo),
+    "request under uvicorn": Path(same, server=UVICORN),
+    "cache hit under uvicorn": Path(stored, {"cache": True}, server=UVICORN),
 }
 
 
@@ -156,7 +159,8 @@ def _run(path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> Count
 async def _measure(path: Path, url: str) -> Count:
     # What users switch on: header rules, request id, metrics, balancing, compression that has nothing to do.
     rules = {"response_headers": {"set": {"X-Served-By": "gateway"}}, "compress": True}
-    async with serving_gateway(proxying(url, upstream=path.settings, **{**rules, **path.route})) as served:
+    config = proxying(url, upstream=path.settings, **{**rules, **path.route})
+    async with serving_gateway(config, server=path.server) as served:
         client = Client(served.port, path)
         try:
             await asyncio.to_thread(client.ask, WARM_UP)

@@ -20,6 +20,7 @@ from gateway.errors import (
     ClientLeft,
     ConnectFailed,
     ConnectionBroken,
+    ConnectPending,
     NoEndpoint,
     ResponseBroken,
     UpstreamAppFailed,
@@ -525,6 +526,36 @@ async def test_an_endpoint_that_was_tried_is_not_tried_again() -> None:
         await MessageClient(gateway).task
     assert isinstance(gateway.exchanges[0].error, ConnectFailed)
     assert len(gateway.exchanges[0].attempts) == 1 and gateway.upstream.held == 0
+
+
+class SlowTransport(NetworkTransport):
+    """Is connected only when there is time."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.outcomes: list[asyncio.Future[None]] = []
+
+    async def open_connection(self, protocol_factory: Any, timeout_s: Any = None, patience_s: Any = None) -> Any:
+        if patience_s is not None:
+            self.outcomes.append(asyncio.get_running_loop().create_future())
+            raise ConnectPending("slow", self.outcomes[-1])
+        return await super().open_connection(protocol_factory)
+
+
+async def test_an_endpoint_that_takes_long_to_connect_is_passed_over_until_the_others_have_failed() -> None:
+    with refused_port() as dead:
+        async with ScriptedUpstream(accepting(sending(close_frame(1000)))) as upstream:
+            slow = SlowTransport(upstream.port)
+            gateway = Gateway(slow, NetworkTransport(dead))
+            gateway.upstream.has_choice = True
+            await (await talking(gateway)).task
+
+    assert [attempt.outcome for attempt in gateway.exchanges[0].attempts] == ["ConnectPending", "ConnectFailed", "ok"]
+    assert gateway.upstream.records == [("endpoint-1", False), ("endpoint-0", True)]
+    assert gateway.upstream.held == 1
+    slow.outcomes[0].set_result(None)
+    await asyncio.sleep(0)
+    assert gateway.upstream.held == 0
 
 
 async def test_without_an_endpoint_the_client_gets_503() -> None:

@@ -331,6 +331,7 @@ async def test_what_was_changed_while_redis_was_away_is_not_served_again(
     port: int, prefix: str, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.stores.redis.RETRY_S", 0.0)
+    monkeypatch.setattr("gateway.stores.redis.MAKE_UP_S", 60.0)
     monkeypatch.setattr("gateway.stores.redis.MAX_MISSED", limit)
     clock = Clock()
     origin = Origin(clock, Answer(headers=[(b"cache-control", b"max-age=60")]))
@@ -353,6 +354,64 @@ async def test_what_was_changed_while_redis_was_away_is_not_served_again(
         await asyncio.gather(*app.cache.background)
         assert is_hit(await get(app, b"/0"))
         await app.aclose()
+
+
+async def missed(port: int, prefix: str, proxy: FailingProxy) -> tuple[RedisStore, RedisStore]:
+    """A store behind ``proxy`` that could not purge everything, since Redis was away; and one that still can read."""
+    near = RedisStore(f"redis://127.0.0.1:{port}/0", prefix=prefix, timeout_s=5)
+    far = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", prefix=prefix, timeout_s=5)
+    assert await near.put(KEY, entry(b"small"), NOW)
+    await proxy.close()
+    with pytest.raises(CapacityError):
+        await far.purge(Purge(url=entry().url, at=NOW + 1, insists=False), NOW + 1)
+    assert await near.get(KEY, NOW + 2)
+    return near, far
+
+
+async def test_what_was_missed_is_made_up_for_when_redis_is_back_whoever_reads(
+    port: int, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.stores.redis.RETRY_S", 0.0)
+    monkeypatch.setattr("gateway.stores.redis.MAKE_UP_S", 0.01)
+    async with FailingProxy(port) as proxy:
+        near, far = await missed(port, prefix, proxy)
+
+        await proxy.open()
+        assert far._making_up is not None
+        await far._making_up
+
+        assert not await near.get(KEY, NOW + 2)
+        await far.aclose()
+        await near.aclose()
+
+
+async def test_what_was_missed_is_made_up_for_at_the_end_if_redis_is_back(
+    port: int, prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gateway.stores.redis.RETRY_S", 60.0)
+    monkeypatch.setattr("gateway.stores.redis.MAKE_UP_S", 60.0)
+    async with FailingProxy(port) as proxy:
+        near, far = await missed(port, prefix, proxy)
+
+        await proxy.open()
+        await far.aclose()
+
+        assert not await near.get(KEY, NOW + 2)
+        assert not [record for record in caplog.records if "never heard" in record.message]
+        await near.aclose()
+
+
+async def test_what_was_missed_for_good_is_said(port: int, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with FailingProxy(port) as proxy:
+        near, far = await missed(port, prefix, proxy)
+        caplog.clear()
+
+        await far.aclose()
+
+        assert [record.message for record in caplog.records] == [
+            "the cache's Redis never heard of 1 invalidations: it has answers that are no longer true"
+        ]
+        await near.aclose()
 
 
 async def test_server_that_answers_others_is_not_away(store: RedisStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -111,7 +111,8 @@ async def test_in_the_moment_before_the_answer_comes() -> None:
         await until(lambda: transport.connections == 0)
 
 
-async def test_at_random_moments_nothing_leaks() -> None:
+@pytest.mark.parametrize("patience", [[], [0.0, 0.0, 0.001, 1.0]], ids=["waiting", "not waiting to be connected"])
+async def test_at_random_moments_nothing_leaks(patience: list[float]) -> None:
     rng = random.Random(7)
 
     async def script(connection: ScriptedConnection) -> None:
@@ -135,7 +136,9 @@ async def test_at_random_moments_nothing_leaks() -> None:
 
     async def exchange(transport: Http1Transport) -> None:
         body = rng.choice(bodies)()  # type: ignore[no-untyped-call]
-        answer = await transport.handle_async_request(outbound(rng.choice([b"PUT", b"POST"]), body=body))
+        timeout = {"patience": rng.choice(patience)} if patience else None
+        request = outbound(rng.choice([b"PUT", b"POST"]), body=body, timeout=timeout)
+        answer = await transport.handle_async_request(request)
         try:
             if answer.whole is None and rng.random() < 0.7:
                 await read(answer)
@@ -155,7 +158,7 @@ async def test_at_random_moments_nothing_leaks() -> None:
             for outcome in await asyncio.gather(*tasks, return_exceptions=True):
                 assert outcome is None or isinstance(outcome, asyncio.CancelledError | GatewayError), outcome
             assert transport.active_count == 0
-        await until(lambda: transport.connections == transport.idle_count)
+        await until(lambda: transport.connections == transport.idle_count and not transport._late)
         for _ in range(20):
             await asyncio.sleep(0)
         scripts = set(upstream._tasks)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import NoEndpoint, QueueFull, UpstreamTimeout
+from gateway.errors import ConnectFailed, NoEndpoint, QueueFull, UpstreamTimeout
 from gateway.upstream.endpoint import Endpoint
 from gateway.upstream.pool import Upstream
-from gateway.upstream.settings import EndpointSettings, OutlierSettings, TlsSettings, UpstreamSettings
+from gateway.upstream.settings import EndpointSettings, OutlierSettings, StickySettings, TlsSettings, UpstreamSettings
 from tests.support.messages import http_scope
 from tests.upstream.test_endpoint import Clock, FakeTransport, at, make_upstream
 
@@ -755,6 +755,42 @@ async def test_every_request_that_ends_is_told_only_where_that_is_news() -> None
     # Where no owner is left, the last request closes the endpoint.
     assert [*seen, endpoint.is_followed] == [False, True, False, True]
     await last.aclose()
+
+
+@pytest.mark.parametrize(
+    ("settings", "tried", "has_choice", "has_another"),
+    [
+        ({}, 0, True, True),
+        ({}, 1, True, False),
+        ({"sticky": StickySettings()}, 0, False, True),
+        ({"max_connections": 1}, 0, True, False),
+    ],
+)
+def test_whether_a_request_has_another_endpoint_to_go_to(
+    settings: dict[str, Any], tried: int, has_choice: bool, has_another: bool
+) -> None:
+    upstream = make_upstream(balance="first", **settings)
+    one, two = upstream.endpoints
+    if "max_connections" in settings:
+        take(upstream, one)
+
+    assert upstream.has_choice is has_choice
+    assert upstream.has_another(one, [two] * tried) is has_another
+
+
+async def test_an_attempt_that_goes_on_without_its_request_holds_its_place() -> None:
+    upstream = make_upstream(at(9001), max_connections=1, outlier=OutlierSettings(failures=1, max_ejected=1.0))
+    outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    endpoint = take(upstream)
+    upstream.release_after(endpoint, outcome)
+    waiter = waiting(upstream)
+    await settle()
+    assert (endpoint.in_flight, waiter.done()) == (1, False)
+
+    outcome.set_exception(ConnectFailed("unreachable"))
+
+    assert await waiter is endpoint
+    assert (endpoint.in_flight, endpoint.failures, endpoint.last_error) == (1, 1, "unreachable")
 
 
 async def test_changes_at_run_time_survive_a_reload_where_the_configuration_says_nothing_new() -> None:
