@@ -151,6 +151,14 @@ def _varnish(site: Site) -> list[str]:
     return [*command, "-n", str(site.folder / "varnish"), "-s", "malloc,256m", "-T", f"127.0.0.1:{free_port()}"]
 
 
+# Who may use a route, and how much: all that needs no credentials in the load.
+_GUARDS = """
+allow = ["127.0.0.0/8"]
+max_concurrent = 1000
+rate_limit = { rate = "1000000/s", burst = 1000000 }
+cors = { origins = ["https://app.example.com"] }
+"""
+
 PEERS = {
     peer.name: peer
     for peer in (
@@ -158,7 +166,7 @@ PEERS = {
         _gateway("gateway, cache", cache=True),
         _gateway("gateway, 10,000 routes", routes=10_000),
         _gateway("gateway, messages", route_keys='middleware = ["benchmarks.echo:MessageView"]'),
-        _gateway("gateway, guarded", route_keys='allow = ["127.0.0.0/8"]\nmax_concurrent = 1000'),
+        _gateway("gateway, guarded", route_keys=_GUARDS),
         replace(_gateway("gateway, cache in Redis", cache=True), program="redis-server", beside=_redis),
         _mounted("gateway under stock uvicorn"),
         _mounted("gateway, cache under stock uvicorn", cache=True),

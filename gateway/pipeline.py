@@ -43,6 +43,7 @@ from gateway.config.routes import RouteConfig
 from gateway.errors import Forbidden
 from gateway.exchange import SCOPE_KEY, Exchange, Recorder, ResponseRule
 from gateway.express.guarded import GuardedLane, Guards
+from gateway.express.proxied import ProxiedLane
 from gateway.express.resumed import Resumption
 from gateway.express.table import Express, Lane
 from gateway.http.caching import SAFE_METHODS
@@ -229,8 +230,19 @@ class Compiler:
     ) -> Lane | None:
         """The short way of a route with ``app`` as the outermost layer behind its guards; None when it has none."""
         request_id_name = self._config.server.request_id_header.lower().encode("ascii")
+        lane = self._proxied_lane(route, config, compression, response_rules, request_id_name)
         if isinstance(app, CacheMiddleware):
-            return stored_lane(config, app, response_rules, request_id_name)
+            return stored_lane(config, app, lane, response_rules, request_id_name)
+        return lane
+
+    def _proxied_lane(
+        self,
+        route: Route,
+        config: RouteConfig,
+        compression: CompressionMiddleware | None,
+        response_rules: tuple[ResponseRule, ...],
+        request_id_name: bytes,
+    ) -> ProxiedLane | None:
         if config.upstream is None:
             return None
         return proxied_lane(

@@ -13,6 +13,7 @@ does, and the client sees the same.
     coded      what becomes of a response that may be coded
     proxied    the lane to an upstream
     stored     the lane to the cache's store
+    unstored   requests that go past the store
     guarded    a lane before which it is decided who may use it, and how much
     shared     a lane for each origin whose scripts may read the answers
     resumed    the way on through the layers

@@ -14,7 +14,7 @@ from gateway.middleware.overload import OverloadMiddleware
 from gateway.middleware.rate_limit import RateLimitMiddleware
 
 if TYPE_CHECKING:
-    from gateway.express.table import Express, ExpressClient, Lane, Way
+    from gateway.express.table import Express, ExpressClient, Lane, Passing, Way
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class GuardedLane:
         target: bytes,
         way: Way,
         client: ExpressClient,
-        passing: Pass | None = None,
+        passing: Passing | None = None,
     ) -> bool:
         """Go on as ``lane`` does; False for whom a layer would refuse, or would have to wait for."""
         guards = self._guards
@@ -100,10 +100,10 @@ class GuardedLane:
             return False
         if guards.concurrency is not None and not guards.concurrency.has_room:
             return False
-        passing = self._pass(admitted)
-        if passing is None:
+        known = self._pass(admitted)
+        if known is None:
             return False
-        return self._lane.begin(express, passing.admitted, target, way, client, passing if self._counts else None)
+        return self._lane.begin(express, known.admitted, target, way, client, known if self._counts else None)
 
     def _pass(self, admitted: Admitted) -> Pass | None:
         """The pass of a client; None for one that is not let in, or not without asking elsewhere."""

@@ -14,7 +14,7 @@ from gateway.express.proxied import ExpressExchange, ProxiedLane, framed
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
 from gateway.express.uvicorn_cycle import UvicornCycles
-from gateway.http.fields import Fields
+from gateway.http.fields import Fields, may_be_secret
 from gateway.ticker import Ticker
 from gateway.upstream.messages import InboundResponse
 
@@ -22,8 +22,6 @@ from gateway.upstream.messages import InboundResponse
 _PLAIN_TARGET = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}")
 # A request with one of them has a body, or something to negotiate.
 _NOT_PLAIN = frozenset([b"content-length", b"expect", b"transfer-encoding", b"upgrade"])
-# Whoever reads this process's memory shall not find them long after the request; a page asks for many things at once.
-_SECRET = frozenset([b"authorization", b"cookie", b"proxy-authorization"])
 _MAX_REMEMBERED = 256
 
 
@@ -114,7 +112,9 @@ class MountedExpress:
             names = {name for name, _ in scope["headers"]}
             admitted = express.admit(scope) if _NOT_PLAIN.isdisjoint(names) else None
             if admitted is not None:
-                known = self._admitted if _SECRET.isdisjoint(names) else self._admitted_briefly
+                # Whoever reads this process's memory shall not find secrets long after the request; but a page asks for
+                # many things at once.
+                known = self._admitted_briefly if any(map(may_be_secret, names)) else self._admitted
                 if len(known) >= _MAX_REMEMBERED:
                     known.clear()
                 known[key] = admitted

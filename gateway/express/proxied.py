@@ -34,8 +34,8 @@ from gateway.upstream.messages import InboundResponse
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
-    from gateway.express.guarded import Pass
-    from gateway.express.table import Express, ExpressClient, Way
+    from gateway.express.table import Express, ExpressClient, Passing, Way
+    from gateway.express.unstored import Unstored
     from gateway.middleware.concurrency import InFlight
 
 # Without a body, or of meaning to retries and outlier detection.
@@ -101,7 +101,7 @@ class ProxiedLane:
         target: bytes,
         way: Way,
         client: ExpressClient,
-        passing: Pass | None = None,
+        passing: Passing | None = None,
     ) -> bool:
         """Send the request; False when no endpoint has room. Raises NoEndpoint."""
         if self.is_coded and admitted.has_weak_tags:
@@ -182,6 +182,8 @@ class ProxiedLane:
             coded_lines, body = coded
             lines.append(coded_lines)
         exchange = begun.exchange
+        if begun.unstored is not None:
+            begun.unstored.finish(begun, response)
         if self._is_sticky:
             self._stick(begun)
         if self._id_line:
@@ -214,6 +216,8 @@ class ProxiedLane:
                 return None
             fields, body = coded
         exchange = begun.exchange
+        if begun.unstored is not None:
+            begun.unstored.finish(begun, response)
         if self._is_sticky:
             self._stick(begun)
         if self._request_id_name:
@@ -272,6 +276,7 @@ class ExpressExchange:
         "lane",
         "place",
         "response",
+        "unstored",
         "was_stale",
         "way",
     )
@@ -290,6 +295,8 @@ class ExpressExchange:
         self._connection: Http1Connection | None = None
         self.place: InFlight | None = None
         """Where it is counted while it lasts, on a route that bounds how many there are."""
+        self.unstored: Unstored | None = None
+        """Why a cache was not asked, on a route that has one."""
         self.endpoint: Endpoint
         self.admitted: Admitted
         self.way: Way
@@ -321,6 +328,12 @@ class ExpressExchange:
             timeouts=lane.timeouts,
             on_interim=self.inform,
         )
+
+    def leave(self, admitted: Admitted, way: Way) -> None:
+        """Go on through the layers before anything was sent; it is for them to choose an endpoint."""
+        self.admitted, self.way = admitted, way
+        self.is_taken = True
+        self.go_on()
 
     # What the connection tells.
 

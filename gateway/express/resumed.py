@@ -20,6 +20,9 @@ class Resumption:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         begun: ExpressExchange = scope[BEGUN_KEY]
         exchange: Exchange = scope[SCOPE_KEY]
+        if begun.is_taken:
+            # Nothing was sent, so there is nothing to take over.
+            del scope[BEGUN_KEY]
         route = begun.way.route
         exchange.response_rules = route.response_rules
         scope["headers"] = begun.admitted.fields

@@ -10,8 +10,7 @@ from gateway.http.fields import Fields
 from gateway.middleware.cors import CorsRule
 
 if TYPE_CHECKING:
-    from gateway.express.guarded import Pass
-    from gateway.express.table import Express, ExpressClient, Lane, Way
+    from gateway.express.table import Express, ExpressClient, Lane, Passing, Way
 
 _MAX_LANES = 64
 """Each remembers fields on its own, and a rule may allow any number of origins."""
@@ -36,7 +35,7 @@ class SharedLane:
         target: bytes,
         way: Way,
         client: ExpressClient,
-        passing: Pass | None = None,
+        passing: Passing | None = None,
     ) -> bool:
         """Go on as the lane for the origin that the request names, if any."""
         lane: Lane | None = admitted.notes.get(self)

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from gateway.exchange import Admitted, ResponseRule
 from gateway.express.fields import after_rules, lines_of
+from gateway.express.unstored import Alone, Bypass
 from gateway.http.cache_key import CacheKey
 from gateway.http.fields import Fields, content_length, get_first
 from gateway.middleware.cache import CacheMiddleware
 from gateway.stores.base import Entry
 
 if TYPE_CHECKING:
-    from gateway.express.guarded import Pass
-    from gateway.express.table import Express, ExpressClient, Way
+    from gateway.express.proxied import ProxiedLane
+    from gateway.express.table import Express, ExpressClient, Passing, Way
 
 # Without a body.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304])
@@ -54,7 +55,10 @@ class StoredHead:
 
 
 class StoredLane:
-    """A route with a cache in memory. ``name`` is the route's; ``response_rules`` are for every answer of it."""
+    """A route with a cache in memory. ``name`` is the route's; ``response_rules`` are for every answer of it.
+
+    ``past`` is the lane of requests that go past the store; None when they have none.
+    """
 
     def __init__(
         self,
@@ -63,9 +67,11 @@ class StoredLane:
         *,
         response_rules: tuple[ResponseRule, ...],
         request_id_name: bytes,
+        past: ProxiedLane | None,
     ) -> None:
         self.name = name
         self._cache = cache
+        self._past = past
         self._response_rules = response_rules
         self._request_id_name = request_id_name
 
@@ -76,22 +82,32 @@ class StoredLane:
         target: bytes,
         way: Way,
         client: ExpressClient,
-        passing: Pass | None = None,
+        passing: Passing | None = None,
     ) -> bool:
-        """Answer from the store; False when it has nothing that is fresh, or the request asks for more than that."""
+        """Answer from the store, go past it, or on to the layer of the cache; False when there is nothing behind."""
         cache = self._cache
-        asks_nothing = admitted.notes.get(self)
-        if asks_nothing is None:
-            asks_nothing = cache.asks_nothing(admitted.fields)
-            admitted.note(self, asks_nothing)
+        asked: tuple[bool, str] | None = admitted.notes.get(self)
+        if asked is None:
+            asked = (cache.asks_nothing(admitted.fields), cache.bypass_of(admitted.fields))
+            admitted.note(self, asked)
+        asks_nothing, bypass = asked
+        past = self._past
         if not asks_nothing:
-            return False
+            if past is not None and bypass:
+                return past.begin(express, admitted, target, way, client, Bypass(cache, passing, bypass))
+            return self._go_on(express, admitted, target, way, client, passing)
         scheme = admitted.identity.scheme
         now = cache.clock()
         key = cache.key(scheme, admitted.public_host, admitted.prefix + target, admitted.fields)
         entry = cache.fresh_now(key, admitted, now)
-        if entry is None or ((admitted.user or admitted.has_certificate) and not entry.freshness.for_authorized):
-            return False
+        is_identified = admitted.has_certificate or admitted.user != ""
+        if entry is None:
+            if past is not None and cache.is_for_each_alone(key, now):
+                alone = Alone(cache, passing, key, is_identified=is_identified, requested_at=now)
+                return past.begin(express, admitted, target, way, client, alone)
+            return self._go_on(express, admitted, target, way, client, passing)
+        if is_identified and not entry.freshness.for_authorized:
+            return self._go_on(express, admitted, target, way, client, passing)
         head = entry.sent_as
         if not isinstance(head, StoredHead) or head.lane is not self:
             head = entry.sent_as = self._head(entry, scheme)
@@ -108,6 +124,29 @@ class StoredLane:
         exchange.status = entry.status
         exchange.body_bytes_out = len(body)
         express.record(exchange)
+        return True
+
+    def _go_on(
+        self,
+        express: Express,
+        admitted: Admitted,
+        target: bytes,
+        way: Way,
+        client: ExpressClient,
+        passing: Passing | None,
+    ) -> bool:
+        """Have the layers behind the guards answer: they wait for others who fetch the same, and store what comes."""
+        past = self._past
+        if past is None:
+            return False
+        exchange = express.exchange(admitted, target, way)
+        if passing is not None and not passing.count(exchange):
+            return False
+        express.enter()
+        begun = client.begin_express(express, past, exchange)
+        if passing is not None:
+            passing.hold(begun)
+        begun.leave(admitted, way)
         return True
 
     def _head(self, entry: Entry, scheme: str) -> StoredHead:

@@ -10,7 +10,6 @@ from starlette.types import ASGIApp, Scope
 
 from gateway.errors import GatewayError
 from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder, ResponseRule, record_ended
-from gateway.express.guarded import Pass
 from gateway.express.proxied import ExpressExchange, ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.http.target import MAX_CACHED_BYTES, RequestPath, read_path_anew
@@ -38,6 +37,16 @@ class ExpressClient(Protocol):
         """Whether it need not wait."""
 
 
+class Passing(Protocol):
+    """How a request came past the layers before its lane, and what they want to know of it."""
+
+    def count(self, exchange: Exchange) -> bool:
+        """Count a request that is certain to begin; False, and nothing has happened, for one that must not."""
+
+    def hold(self, begun: ExpressExchange) -> None:
+        """Take what has to be given back when the exchange has ended."""
+
+
 class Lane(Protocol):
     """What a route is on the short way."""
 
@@ -52,11 +61,11 @@ class Lane(Protocol):
         target: bytes,
         way: Way,
         client: ExpressClient,
-        passing: Pass | None = None,
+        passing: Passing | None = None,
     ) -> bool:
         """Serve a GET of ``target``; False, and nothing has happened, when it has to go the long way.
 
-        ``passing`` is how the client came past the route's guards. Raises GatewayError, which means the same as False.
+        Raises GatewayError, which means the same.
         """
 
 

@@ -56,6 +56,7 @@ KEEP_FOR_CLIENTS_S = 3600.0
 """How long at most one that cannot be is kept stale, but no longer than it was fresh, for clients that take it so."""
 
 STALE_IF_ERROR_STATUSES = frozenset([500, 502, 503, 504])
+_VALIDATORS = frozenset([b"etag", b"last-modified"])
 SAFE_METHODS = frozenset(["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"])
 
 Reuse = Literal["fresh", "stale", "behind", "validate", "request"]
@@ -300,7 +301,7 @@ def freshness_lifetime_s(
 
 def has_validator(fields: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether the upstream can be asked if the answer still holds."""
-    return any(name in (b"etag", b"last-modified") for name, _ in fields)
+    return not _VALIDATORS.isdisjoint([name for name, _ in fields])
 
 
 def reuse(freshness: Freshness, asked: RequestDirectives, now: float) -> Reuse:

@@ -26,19 +26,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import ClientLeft, GatewayError
 from gateway.exchange import SCOPE_KEY, WHOLE_FOLLOWS, Admitted, Exchange
+from gateway.http.cache_control import request_directives
 from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting, forwarded_parts
 from gateway.http.cache_status import Forward
-from gateway.http.caching import StoragePolicy, may_serve_fetch, reuse
+from gateway.http.caching import StoragePolicy, judge, may_serve_fetch, reuse
 from gateway.http.fields import Fields, get_joined
 from gateway.http.location import mount_prefix
 from gateway.http.vary import Selectors, selectors_of, selects
 from gateway.middleware.cache_answer import holds_already, send_entry, send_head_only
 from gateway.middleware.cache_fetch import Fetcher
+from gateway.middleware.cache_flight import alone_s
 from gateway.middleware.cache_handle import Cache
 from gateway.middleware.cache_past import PastStore, PublicParts
 from gateway.middleware.cache_plan import FlightPlan
 from gateway.middleware.cache_report import Report, note
-from gateway.middleware.cache_request import DECIDING_FIELDS, CacheRequest
+from gateway.middleware.cache_request import DECIDING_FIELDS, CacheRequest, bypass_of, deciding_fields
 from gateway.stores.base import CacheStore, Entry
 
 __all__ = ["Cache", "CacheMiddleware"]
@@ -101,7 +103,7 @@ class CacheMiddleware:
         self.clock = clock
         self.keys = KeyPolicy(namespace, query=query, cookies=cookies, vary=vary)
         self.identified = identified
-        policy = StoragePolicy(
+        self._policy = policy = StoragePolicy(
             ttl_s=ttl_s,
             override=override,
             stale_while_revalidate_s=stale_while_revalidate_s,
@@ -193,6 +195,46 @@ class CacheMiddleware:
     def asks_nothing(self, headers: Fields) -> bool:
         """Whether no field decides how the store may be used."""
         return self._deciding.isdisjoint([field[0] for field in headers])
+
+    def bypass_of(self, headers: Fields) -> str:
+        """Why a GET with these fields goes past the store; empty for one that does not, or wants nothing else."""
+        present = deciding_fields(headers)
+        if request_directives(get_joined(headers, b"cache-control")).only_if_cached:
+            return ""
+        return bypass_of(headers, present, ignore_cookies=self._ignores_cookies, key_cookies=self.keys.cookies)
+
+    def bypass_fields(self, status: int, detail: str) -> Fields:
+        """Cache-Status of the answer to a request that went past the store because of ``detail``."""
+        return self._past.fields("bypass", status, detail)
+
+    def is_for_each_alone(self, key: CacheKey, now: float) -> bool:
+        """Whether nothing is stored under ``key``, and it is known that nobody can wait for another's answer."""
+        if not self.cache.is_alone(key):
+            return False
+        entries = self.cache.store.get_now(key, now)
+        return entries is not None and not entries
+
+    def alone_fields(
+        self, key: CacheKey, status: int, fields: Fields, *, authorized: bool, requested_at: float
+    ) -> tuple[str, Fields]:
+        """Why an answer ``is_for_each_alone``, and its Cache-Status.
+
+        One that could be shared after all is not stored, but the next one will be.
+        """
+        received_at = self.clock()
+        judgement = judge(
+            status,
+            fields,
+            requested_at=requested_at,
+            received_at=received_at,
+            authorized=authorized,
+            policy=self._policy,
+        )
+        if judgement.storable:
+            self.cache.forget_alone(key)
+        else:
+            self.cache.remember_alone(key, alone_s(status))
+        return judgement.reason, self._report.alone_fields(key, status, judgement.reason)
 
     def fresh_now(self, key: CacheKey, admitted: Admitted, now: float) -> Entry | None:
         """The answer for a GET that asks nothing, from a client whom nobody has identified; None to have it called."""

@@ -33,7 +33,8 @@ class GrowingBody:
         self._dropped = 0
         self._keeping = True
         self._whole: bytes | None = None
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None
+        """What those wait for who have read all there is; None while nobody does, as with most bodies."""
 
     @property
     def is_complete(self) -> bool:
@@ -74,11 +75,14 @@ class GrowingBody:
 
     def wake(self) -> None:
         """Let everybody who waits look again."""
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
 
     async def wait(self) -> None:
         """Until something has changed."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
         await self._changed.wait()
 
     def read(self, reader: Reader) -> tuple[bytes, bool]:

@@ -45,6 +45,11 @@ ALONE_AFTER_ERROR_S = 1.0
 logger = logging.getLogger("gateway.cache")
 
 
+def alone_s(status: int) -> float:
+    """How long a key is remembered whose answer, with ``status``, may not be stored."""
+    return ALONE_S if status < 500 else ALONE_AFTER_ERROR_S
+
+
 class Flight:
     """Fetches one object for ``request``, which leads, and for whoever joins.
 
@@ -281,7 +286,7 @@ class Flight:
     async def _go_alone(self, message: Message, judgement: Judgement, stale: Entry | None) -> None:
         status = message["status"]
         if judgement.reason and status != 304 and not self.request.directives.no_store:
-            self._remember_alone(ALONE_S if status < 500 else ALONE_AFTER_ERROR_S)
+            self._remember_alone(alone_s(status))
         if stale is not None and status in HEURISTIC_STATUSES:
             # The resource has another state now, and not one to be kept: the old one is no use either.
             await self._tower.store.drop(self.request.key, stale)
@@ -379,8 +384,9 @@ class Flight:
         self.body.wake()
 
     def _tell(self) -> None:
-        self.decided.set()
-        self.leader_may_go.set()
+        if not self.decided.is_set():
+            self.decided.set()
+            self.leader_may_go.set()
 
     def _fail(self, error: Exception) -> None:
         self.error = error

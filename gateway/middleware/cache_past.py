@@ -10,7 +10,7 @@ from gateway.exchange import SCOPE_KEY
 from gateway.http.cache_key import public_url, same_origin_url
 from gateway.http.cache_status import Forward
 from gateway.http.caching import SAFE_METHODS, StoragePolicy, judge
-from gateway.http.fields import get_all, get_first
+from gateway.http.fields import Fields, get_all, get_first
 from gateway.http.stored_fields import date_of, dated, head_confirms, storable_fields, updated_fields
 from gateway.http.vary import selectors_of
 from gateway.middleware.cache_handle import Cache
@@ -44,18 +44,22 @@ class PastStore:
     async def send(self, scope: Scope, receive: Receive, send: Send, reason: Forward, detail: str = "") -> None:
         """Pass a request on as it is."""
         note(scope.get(SCOPE_KEY), "bypass", detail)
-        report = self._report
-        if not report.enabled:
+        if not self._report.enabled:
             await self._app(scope, receive, send)
             return
 
         def send_stamped(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                value = report.passed(reason, message["status"], detail)
-                message = {**message, "headers": [*message.get("headers", ()), (b"cache-status", value)]}
+                own = self.fields(reason, message["status"], detail)
+                message = {**message, "headers": [*message.get("headers", ()), *own]}
             return send(message)
 
         await self._app(scope, receive, send_stamped)
+
+    def fields(self, reason: Forward, status: int, detail: str) -> Fields:
+        """What an answer with ``status`` gets to say that the cache had no part in it."""
+        report = self._report
+        return [(b"cache-status", report.passed(reason, status, detail))] if report.enabled else []
 
     async def send_other_method(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Anything but GET and HEAD; after an unsafe one that succeeds, what it may have changed is dropped."""

@@ -80,6 +80,13 @@ class Report:
         fields.append((b"cache-status", value))
         return fields
 
+    def alone_fields(self, key: CacheKey, status: int, detail: str) -> Fields:
+        """Those of an answer for its client alone, under whose key nothing is stored."""
+        if not self.enabled:
+            return []
+        text = self._text(key) if self.with_key else None
+        return [(b"cache-status", forward_status(self.name, "uri-miss", status=status, key=text, detail=detail))]
+
     def passed(self, reason: Forward, status: int, detail: str) -> bytes:
         """Cache-Status of an answer that the cache had no part in."""
         return forward_status(self.name, reason, status=status, detail=detail)

@@ -51,6 +51,34 @@ _CONDITIONS = frozenset([b"if-none-match", b"if-modified-since", b"if-range", b"
 _UNSHARED_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend", "http.response.trailers")
 
 
+def deciding_fields(headers: Fields) -> frozenset[bytes]:
+    """Which of the fields that decide how the store may be used are there."""
+    return DECIDING_FIELDS.intersection([name for name, _ in headers])
+
+
+def bypass_of(headers: Fields, present: frozenset[bytes], *, ignore_cookies: bool, key_cookies: Sequence[bytes]) -> str:
+    """Why the store is neither read nor written for a request with these fields; empty: it is used.
+
+    ``present`` are those among them that decide.
+    """
+    if b"transfer-encoding" in present or (
+        b"content-length" in present and get_first(headers, b"content-length") != b"0"
+    ):
+        return "body"
+    if b"if-match" in present or b"if-unmodified-since" in present:
+        # Only the upstream can tell, RFC 9111 section 4.3.2.
+        return "precondition"
+    if not present.isdisjoint(OVERRIDING_FIELDS):
+        return "override"
+    if (
+        b"cookie" in present
+        and not ignore_cookies
+        and any(name not in key_cookies for name, _ in cookie_pairs(headers))
+    ):
+        return "cookie"
+    return ""
+
+
 class CacheRequest:
     """A GET or HEAD that asks the cache: its key, and the fields that decide how the store may be used."""
 
@@ -90,7 +118,7 @@ class CacheRequest:
         self.headers = headers
         self.method: str = scope["method"]
         self.exchange: Exchange | None = scope.get(SCOPE_KEY)
-        present = DECIDING_FIELDS.intersection(name for name, _ in headers)
+        present = deciding_fields(headers)
         self.authorized = identified or b"authorization" in present
         self.directives: RequestDirectives = NO_DIRECTIVES
         if b"cache-control" in present or b"pragma" in present:
@@ -99,21 +127,8 @@ class CacheRequest:
         self.modified_since = get_joined(headers, b"if-modified-since") if b"if-modified-since" in present else None
         self.range = get_joined(headers, b"range") if b"range" in present and self.method == "GET" else None
         self.if_range = get_joined(headers, b"if-range") if b"if-range" in present else None
-        self.bypass = ""
+        self.bypass = bypass_of(headers, present, ignore_cookies=ignore_cookies, key_cookies=key_cookies)
         """Why the store is neither read nor written for this request; empty: it is used."""
-        if b"transfer-encoding" in present or get_first(headers, b"content-length") not in (None, b"0"):
-            self.bypass = "body"
-        elif b"if-match" in present or b"if-unmodified-since" in present:
-            # Only the upstream can tell, RFC 9111 section 4.3.2.
-            self.bypass = "precondition"
-        elif not present.isdisjoint(OVERRIDING_FIELDS):
-            self.bypass = "override"
-        elif (
-            b"cookie" in present
-            and not ignore_cookies
-            and any(name not in key_cookies for name, _ in cookie_pairs(headers))
-        ):
-            self.bypass = "cookie"
 
     @property
     def is_conditional(self) -> bool:

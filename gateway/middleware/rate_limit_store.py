@@ -98,7 +98,8 @@ class CounterStore:
         settings: dict[str, Any] = {"using": throttled.RateLimiterType.GCRA.value, "quota": quota}
         settings |= {"store": self._store, "key_prefix": KEY_PREFIX}
         if not self._errors:
-            count_now = throttled.Throttled(**settings).limit
+            # Without the wrapper around it, which waits and calls hooks: six calls less for each request.
+            count_now = throttled.Throttled(**settings).limiter.limit
 
             async def count_at_once(key: str) -> RateLimitResult | None:
                 return count_now(key)

@@ -29,20 +29,19 @@ class Regulars:
     with its request 75.
     """
 
-    __slots__ = ("_express", "_known", "_recent")
+    __slots__ = ("_express", "_known", "_recent", "find")
 
     def __init__(self) -> None:
         self._express: Express | None = None
         """On whose short way they all mean what is noted on them."""
         self._known: dict[str, PlainSection] = {}
         self._recent = Recent()
+        # The dict's own method: every connection calls it.
+        self.find = self._known.get
+        """What a client has begun with more than once; None when nothing is known of it."""
 
     def __len__(self) -> int:
         return len(self._known)
-
-    def find(self, client: str) -> PlainSection | None:
-        """What ``client`` has begun with more than once."""
-        return self._known.get(client)
 
     def meet(self, client: str, section: PlainSection) -> None:
         """``client`` has begun with ``section``: remembered when that is not the first time."""

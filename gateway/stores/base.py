@@ -51,10 +51,10 @@ class Entry:
     @property
     def stored_bytes(self) -> int:
         """What it takes of a store's space."""
-        head = sum(len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in self.fields)
+        head = sum([len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in self.fields])
         # What clients choose counts too, or long requests could fill memory with short answers.
-        chosen = sum(len(selector.value or b"") + FIELD_OVERHEAD_BYTES for selector in self.selectors)
-        tags = sum(len(tag) + TAG_OVERHEAD_BYTES for tag in self.tags)
+        chosen = sum([len(selector.value or b"") + FIELD_OVERHEAD_BYTES for selector in self.selectors])
+        tags = sum([len(tag) + TAG_OVERHEAD_BYTES for tag in self.tags])
         return self.size + head + chosen + 2 * len(self.url) + tags + ENTRY_OVERHEAD_BYTES
 
     def with_head(self, fields: Fields, freshness: Freshness) -> Entry:

@@ -26,9 +26,9 @@ class _Slot:
 
     def __init__(self, key: CacheKey, variants: list[Entry], now: float) -> None:
         self.variants = variants
-        extras = sum(len(extra) for extra in key[4] if extra is not None)
-        self.size = extras + sum(entry.stored_bytes for entry in variants)
-        self.keep_until = max(entry.freshness.keep_until for entry in variants)
+        extras = sum([len(extra) for extra in key[4] if extra is not None])
+        self.size = extras + sum([entry.stored_bytes for entry in variants])
+        self.keep_until = max([entry.freshness.keep_until for entry in variants])
         self.touched = now
 
 

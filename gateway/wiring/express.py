@@ -27,12 +27,16 @@ _KNOWN_AHEAD = frozenset(["client_ip", "host", "request_id", "route", "scheme"])
 
 
 def stored_lane(
-    config: RouteConfig, cache: CacheMiddleware, response_rules: tuple[ResponseRule, ...], request_id_name: bytes
+    config: RouteConfig,
+    cache: CacheMiddleware,
+    past: ProxiedLane | None,
+    response_rules: tuple[ResponseRule, ...],
+    request_id_name: bytes,
 ) -> Lane | None:
-    """The lane of a route whose outermost layer behind its guards is ``cache``."""
+    """The lane of a route whose outermost layer behind its guards is ``cache``; ``past`` is that of what is behind."""
     if not _leave_own_alone(response_rules, config, request_id_name, b"age", b"cache-status"):
         return None
-    return StoredLane(config.name, cache, response_rules=response_rules, request_id_name=request_id_name)
+    return StoredLane(config.name, cache, response_rules=response_rules, request_id_name=request_id_name, past=past)
 
 
 def proxied_lane(
@@ -44,7 +48,7 @@ def proxied_lane(
     compression: CompressionMiddleware | None,
     response_rules: tuple[ResponseRule, ...],
     request_id_name: bytes,
-) -> Lane | None:
+) -> ProxiedLane | None:
     """The lane of a route that goes to one upstream, behind its guards."""
     sticky = () if upstream.settings.sticky is None else (b"set-cookie",)
     headers = config.request_headers

@@ -311,7 +311,7 @@ async def test_hash_balancing_sees_the_request(server: str) -> None:
         config = proxying(one.url, other.url, upstream={"balance": "hash", "hash_on": "query:user"})
         async with warm(config, server=server) as (_, _, client):
             for number in range(40):
-                client.write(request(target=b"/?user=%d" % (number % 8)))
+                client.write(request(target=b"/?user=%d" % (number % 20)))
                 await client.answer()
     seen = [{asked.target for asked in upstream.requests if asked.target != b"/"} for upstream in (one, other)]
     assert not seen[0] & seen[1]

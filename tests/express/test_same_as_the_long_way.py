@@ -33,6 +33,8 @@ PASSWORD = (b"Authorization", b"Basic " + b64encode(b"bob:blau"))
 CORS = {"cors": {"origins": ["https://a.example"]}}
 ORIGIN = (b"Origin", b"https://a.example")
 
+FRESH = (b"Cache-Control", b"max-age=600")
+
 PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
     # name: (keys of the route, the upstream's answer, the request)
     "plain": ({}, response(200, [JSON, DATE], b"hello"), request()),
@@ -214,6 +216,62 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [(b"Vary", b"Accept"), DATE], b"a"),
         request(fields=[ORIGIN]),
     ),
+    "cached, and a cookie": (
+        {"cache": True},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"Cookie", b"a=1")]),
+    ),
+    "cached, and a cookie, and the upstream has a cache too": (
+        {"cache": True},
+        response(404, [(b"Cache-Status", b"origin; hit"), FRESH, DATE], b"a"),
+        request(fields=[(b"Cookie", b"a=1"), (b"Cache-Control", b"no-cache")]),
+    ),
+    "cached silently, and a cookie": (
+        {"cache": {"status_header": False}},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"Cookie", b"a=1")]),
+    ),
+    "cached, and a cookie beside one of the key": (
+        {"cache": {"cookies": ["lang"]}},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"Cookie", b"lang=en; a=1")]),
+    ),
+    "cached, and not to be": ({"cache": True}, response(200, [(b"Cache-Control", b"no-store"), DATE], b"a"), request()),
+    "cached, and private": (
+        {"cache": {"tags_header": "X-Tags"}, "hide_headers": ["X-Tags"]},
+        response(200, [(b"Cache-Control", b"private, max-age=9"), (b"Age", b"3"), (b"X-Tags", b"a"), DATE], b"a"),
+        request(),
+    ),
+    "cached, and a cookie comes": (
+        {"cache": True, "rewrite_cookies": {"path": {"/a": "/b"}}},
+        response(200, [FRESH, (b"Set-Cookie", b"a=1; Path=/a"), DATE], b"a"),
+        request(),
+    ),
+    "cached, and not for those who are known": (
+        {"cache": True, "auth": API_KEYS, "rate_limit": {"rate": "10/h", "burst": 5}, "max_concurrent": 1},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[KEY]),
+    ),
+    "cached silently, and not to be": (
+        {"cache": {"status_header": False}},
+        response(404, [(b"Cache-Control", b"no-store"), DATE], b"a"),
+        request(),
+    ),
+    "cached, and a precondition": (
+        {"cache": True},
+        response(412, [DATE], b"no"),
+        request(fields=[(b"If-Match", b'"a"')]),
+    ),
+    "cached, and another method in a field": (
+        {"cache": True},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"X-HTTP-Method-Override", b"DELETE")]),
+    ),
+    "cached and guarded, and a cookie": (
+        {"cache": True, "auth": API_KEYS, "rate_limit": {"rate": "10/h", "burst": 5}, "max_concurrent": 2, **CORS},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[KEY, ORIGIN, (b"Cookie", b"a=1")]),
+    ),
     "everything that guards": (
         {
             "auth": API_KEYS,
@@ -225,6 +283,11 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         },
         response(200, [(b"Vary", b"Accept"), JSON, DATE], b"a"),
         request(fields=[KEY, ORIGIN, (b"X-Forwarded-User", b"root")]),
+    ),
+    "cached, a cookie, and coded": (
+        {"cache": True, "compress": True},
+        response(200, [(b"Cache-Control", b"max-age=60"), JSON, DATE], b'{"a": 1}' * 500),
+        request(fields=[(b"Cookie", b"a=1"), (b"Accept-Encoding", b"gzip")]),
     ),
 }
 
@@ -274,6 +337,31 @@ LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         request(target=b"/items/7"),
     ),
     "CORS and two Vary": (CORS, response(200, [(b"Vary", b"A"), (b"Vary", b"B"), DATE], b"a"), request()),
+    "cached, a cookie, and nothing but what is stored": (
+        {"cache": True},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"Cookie", b"a=1"), (b"Cache-Control", b"Only-If-Cached")]),
+    ),
+    "cached, a cookie, and work on its way": (
+        {"cache": True},
+        response(302, [FRESH, (b"Location", b"/elsewhere"), DATE], b""),
+        request(fields=[(b"Cookie", b"a=1")]),
+    ),
+    "cached, and not to be without being asked": (
+        {"cache": True},
+        response(200, [(b"Cache-Control", b"no-cache"), (b"ETag", b'"a"'), DATE], b"a"),
+        request(),
+    ),
+    "cached, and nothing to be, when it is not well": (
+        {"cache": True, "retry": False},
+        response(503, [(b"Cache-Control", b"no-store"), DATE], b"a"),
+        request(),
+    ),
+    "cached, and a validator": (
+        {"cache": True},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"If-None-Match", b'"a"')]),
+    ),
     "preflight": (
         CORS,
         response(200, [DATE], b"a"),

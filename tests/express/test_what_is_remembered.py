@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
+from gateway.exchange import Admitted
 from gateway.express.fields import NOT_PLAIN, PlainFields
+from gateway.express.shared import SharedLane
+from gateway.http.fields import may_be_secret
+from gateway.http.forwarded import Identity
+from gateway.middleware.cors import CorsRule
 from gateway.server.framing import HeadReader
 from tests.support.gateway import UVICORN, proxying, request, serving
 from tests.support.upstream import ScriptedUpstream, respond, response
@@ -48,15 +55,57 @@ def test_a_rule_that_fails_on_a_field_leaves_it_to_the_layers() -> None:
     assert not fields
 
 
+class Lane:
+    """A lane that says no."""
+
+    name = "all"
+
+    def begin(self, *args: Any) -> bool:
+        return False
+
+
+def admitted(*fields: tuple[bytes, bytes]) -> Admitted:
+    return Admitted(cast(Identity, None), "example.com", b"example.com", "", list(fields))
+
+
+def test_notes_about_a_header_section_are_kept_within_bounds() -> None:
+    found = admitted()
+    for number in range(5000):
+        found.note(number, number)
+        assert found.notes[number] == number
+    assert len(found.notes) <= 64
+
+
+def test_lanes_for_origins_are_kept_within_bounds_and_apart() -> None:
+    made: list[Any] = []
+
+    def make(granted: Any) -> Any:
+        made.append(granted)
+        return Lane()
+
+    lane = SharedLane("all", CorsRule(origins=["https://*.example.com"]), make)
+    for number in range(500):
+        origin = b"https://%d.example.com" % number
+        lane.begin(*cast(Any, (None, admitted((b"origin", origin)), b"/", None, None)))
+        assert made[-1] == [(b"access-control-allow-origin", origin)]
+    assert len(lane._lanes) <= 64
+    before = len(made)
+    for origin in (b"https://evil.example", b"null", b""):
+        lane.begin(*cast(Any, (None, admitted((b"origin", origin)), b"/", None, None)))
+    # Those that are told nothing share a lane.
+    assert made[before:] == [[]]
+
+
 def test_lines_of_requests_are_remembered_within_bounds() -> None:
     reader = HeadReader(max_header_bytes=32 * 1024, max_headers=100, max_target_bytes=8192)
-    cookie, long = b"Cookie: a=1", b"X-Long: " + b"a" * 500
+    secrets, long = [b"Cookie: a=1", b"X-API-Key: b"], b"X-Long: " + b"a" * 500
     for number in range(5000):
         for method in (b"GET", b"HEAD"):
-            reader.read(b"%b / HTTP/1.1\r\nHost: h%d\r\n%b\r\n%b\r\n\r\n" % (method, number, cookie, long))
+            head = b"%b / HTTP/1.1\r\nHost: h%d" % (method, number)
+            reader.read(b"\r\n".join([head, *secrets, long]) + b"\r\n\r\n")
     known = reader._known_lines
     assert 0 < len(known) <= 2048
-    assert cookie not in known and long not in known
+    assert not [line for line in [*secrets, long] if line in known]
 
 
 @pytest.mark.parametrize("name", [b"authorization", b"cookie"])
@@ -84,3 +133,21 @@ async def test_what_is_known_under_other_servers_is_bounded() -> None:
             client.write(request(fields=[(b"cookie" if number % 2 else b"x", b"%d" % number)]))
             assert (await client.answer()).body == b"a"
             assert len(mounted._admitted) <= 256 and len(mounted._admitted_briefly) <= 256
+
+
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [
+        (b"authorization", True),
+        (b"cookie", True),
+        (b"proxy-authorization", True),
+        (b"x-api-key", True),
+        (b"x-csrf-token", True),
+        (b"x-session", True),
+        (b"accept", False),
+        (b"user-agent", False),
+        (b"host", False),
+    ],
+)
+def test_names_of_fields_tell_what_is_not_to_be_remembered(name: bytes, is_secret: bool) -> None:
+    assert may_be_secret(name) == is_secret

@@ -70,6 +70,13 @@ def stored_long(connection: socket.socket, number: int) -> None:
     assert b"\r\ncontent-encoding: " in head and (b"; hit;" in head or number == 0), head
 
 
+def missed(connection: socket.socket, number: int) -> None:
+    """Ask for something else each time, which is stored then."""
+    connection.sendall(b"GET /cached/%d HTTP/1.1\r\nHost: example.com\r\n%b\r\n" % (number, _BROWSER))
+    head = read_answer(connection)
+    assert head.startswith(b"HTTP/1.1 200 ") and b"; stored" in head, head
+
+
 def another(connection: socket.socket, number: int) -> None:
     """Ask for something else each time, with its own trace and cookie: nothing is gained by remembering bytes."""
     connection.sendall(
@@ -136,6 +143,8 @@ PATHS = {
     "the same of a client that comes again": Path(again, is_cold=True),
     "cache hit": Path(stored, {"cache": True}),
     "cache hit, coded": Path(stored_long, {"cache": True}),
+    "cache miss": Path(missed, {"cache": True}),
+    "request past the cache": Path(same, {"cache": True}),
     "WebSocket message through the tunnel": Path(message, upstream=echo),
     "WebSocket message that is relayed": Path(message, _VIEWED, upstream=echo),
     "request under uvicorn": Path(same, server=UVICORN),
