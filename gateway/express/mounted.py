@@ -160,14 +160,20 @@ class _Client:
         return True
 
     def answer_at_once(self, status: int, head: StoredHead, id_name: bytes, exchange: Exchange, body: bytes) -> bool:
-        own = exchange.response_fields
-        if id_name:
-            own = [*own, (id_name, exchange.request_id.encode("ascii"))]
+        own, request_id = exchange.response_fields, exchange.request_id.encode("ascii")
         cycle = self._uvicorn.find(self._send)
         if cycle is None:
-            self.rest = _send_both(self._send, status, [*head.fields, *own], body)
-        else:
-            self._uvicorn.write(cycle, status, head.lines + lines_of(own), body)
+            fields = [*head.fields, *own]
+            if id_name:
+                fields.append((id_name, request_id))
+            self.rest = _send_both(self._send, status, fields, body)
+            return True
+        lines = head.lines
+        if own:
+            lines += lines_of(own)
+        if id_name:
+            lines = b"%b%b: %b\r\n" % (lines, id_name, request_id)
+        self._uvicorn.write(cycle, status, lines, body)
         return True
 
 

@@ -178,6 +178,7 @@ class ProxiedLane:
             coded = self._coded_heads.answer(response.status_code, asked, body, begun.admitted.fields)
             if coded is None:
                 return None
+            # What is coded has a length, whether the plain body has one or not.
             has_length = has_length or coded[1] is not body
             coded_lines, body = coded
             lines.append(coded_lines)

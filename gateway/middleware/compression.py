@@ -57,6 +57,9 @@ COMPRESSIBLE_TYPES = (
     "image/x-icon",
 )
 
+# A piece of a stream takes longer than as much of a whole body: it is flushed, and the tables of its encoder have left
+# the processor's cache for those of other streams.
+_PIECE_FACTOR = 2
 _MAX_DECODED_BYTES = 64 * 1024 * 1024
 _MAX_DECODED_RATIO = 100.0
 
@@ -87,7 +90,7 @@ class CompressionMiddleware:
         self.level = level
         self._turn = turn or CodingTurn()
         self._costs_us = {coding: coding_us(coding, level) for coding in codings}
-        self.short_coders = {coding: short_coder(coding, level) for coding in codings}
+        self._short_coders = {coding: short_coder(coding, level) for coding in codings}
 
     # A plain function: there is nothing to do after the application, and a coroutine would cost 0.5 us.
     @asgi3
@@ -119,7 +122,7 @@ class CompressionMiddleware:
 
     def coded_now(self, coding: str, body: bytes) -> bytes | None:
         """A whole body in ``coding``; None where that would hold the event loop too long."""
-        return self.short_coders[coding](body) if self.may_hold_loop(coding, len(body)) else None
+        return self._short_coders[coding](body) if self.may_hold_loop(coding, len(body)) else None
 
     def may_hold_loop(self, coding: str, size: int) -> bool:
         """Whether so many bytes may be coded before the event loop turns."""
@@ -150,20 +153,18 @@ class _Response:
         """Pass a message on; a plain function, for most answers are not coded and need no coroutine of their own."""
         kind = message["type"]
         if kind == "http.response.start":
-            message = self._decide(message)
-            if self._head is not None:
-                return _nothing()
+            fields = message.get("headers", ())
+            plan = self._policy.rule.plan(message["status"], fields, self._request, is_head=self._is_head)
+            if plan is not None:
+                message = self._begin(plan, message)
+                if self._head is not None:
+                    return _nothing()
         elif kind == "http.response.body" and self._plan is not None:
             return self._send_coded(self._plan, message)
         return self._send(message)
 
-    def _decide(self, message: Message) -> Message:
+    def _begin(self, plan: Plan, message: Message) -> Message:
         """The head as it goes out."""
-        plan = self._policy.rule.plan(
-            message["status"], message.get("headers", ()), self._request, is_head=self._is_head
-        )
-        if plan is None:
-            return message
         message = {**message, "headers": plan.fields}
         if plan.coding == IDENTITY and not plan.applied:
             return message
@@ -212,15 +213,13 @@ class _Response:
 
     async def _coded(self, plan: Plan, body: bytes, more: bool) -> bytes:
         policy = self._policy
-        may_hold_loop = policy.may_hold_loop(plan.coding, len(body))
+        if self._encoder is None and not more:
+            # All of it is here.
+            coded = policy.coded_now(plan.coding, body)
+            return await _in_thread(code_whole, plan.coding, policy.level, body) if coded is None else coded
         if self._encoder is None:
-            if not more:
-                # All of it is here.
-                if may_hold_loop:
-                    return policy.short_coders[plan.coding](body)
-                return await _in_thread(code_whole, plan.coding, policy.level, body)
             self._encoder = make_encoder(plan.coding, policy.level, plan.length)
-        if may_hold_loop:
+        if policy.may_hold_loop(plan.coding, len(body) * _PIECE_FACTOR):
             return self._encode(self._encoder, body, more)
         return await _in_thread(self._encode, self._encoder, body, more)
 

@@ -123,6 +123,8 @@ class RedisStore:
         self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
         self._token = secrets.token_hex(12)
         self._is_down = False
+        self._holds_dead = False
+        self._dropping = asyncio.Lock()
         self._retry_at = -math.inf
         self._answered_at = -math.inf
         self._missed: list[Purge] = []
@@ -395,9 +397,8 @@ class RedisStore:
             self._retry_at = clock() + RETRY_S
         try:
             async with Patience(self.timeout_s):
-                if self._is_down:
-                    # What was open to the server that went away is dead: each would look like another outage.
-                    await self._redis.connection_pool.disconnect(inuse_connections=False)
+                if self._holds_dead:
+                    await self._drop_dead()
                 result = await operation()
         except ResponseError as error:
             if not self._refuses:
@@ -418,10 +419,20 @@ class RedisStore:
             logger.warning("the cache's Redis is back")
         return result
 
+    async def _drop_dead(self) -> None:
+        """Close what idles since before the outage: each would look like another one.
+
+        All that comes meanwhile waits: it could be given a connection that is about to be closed.
+        """
+        async with self._dropping:
+            if self._holds_dead:
+                await self._redis.connection_pool.disconnect(inuse_connections=False)
+                self._holds_dead = False
+
     def _leave_alone(self, error: Exception) -> None:
         self._retry_at = asyncio.get_running_loop().time() + RETRY_S
         if not self._is_down:
-            self._is_down = True
+            self._is_down = self._holds_dead = True
             reason = str(error)[:200] or f"silent for {self.timeout_s:g} s"
             logger.warning("the cache's Redis is away (%s): requests go on without it", reason)
 

@@ -143,6 +143,13 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [JSON, DATE], b'{"a": 1}' * 500),
         request(fields=[(b"Accept-Encoding", b"gzip")]),
     ),
+    "a hit, compressed": (
+        {"compress": True, "cache": {"status_header": False}},
+        response(
+            200, [(b"Cache-Control", b"max-age=600"), (b"Vary", b"Accept-Language"), JSON, DATE], b'{"a": 1}' * 500
+        ),
+        request(fields=[(b"Accept-Encoding", b"gzip, br;q=0.5"), (b"Accept-Language", b"en, de")]),
+    ),
     "large and not compressible": (
         {"compress": True},
         response(200, [(b"Content-Type", b"image/png"), DATE], b"x" * 5000),
@@ -300,7 +307,7 @@ LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
     ),
     "compressed in a thread": (
         {"compress": {"codings": ["br"], "level": "best"}},
-        response(200, [JSON, DATE], b'{"a": 1}' * 12_000),
+        response(200, [JSON, DATE], b'{"a": 1}' * 4600),
         request(fields=[(b"Accept-Encoding", b"br")]),
     ),
     "coded by the upstream": (

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.middleware.coding_turn import HOLD_US, CodingTurn
+from gateway.middleware.coding_turn import HOLD_US, SHORT_HOLD_US, SHORT_US, CodingTurn
 
 
 def test_what_is_taken_is_taken_until_the_loop_turns() -> None:
@@ -11,12 +11,26 @@ def test_what_is_taken_is_taken_until_the_loop_turns() -> None:
         assert turn.takes(HOLD_US * 0.6)
         assert not turn.takes(HOLD_US * 0.6)
         assert turn.takes(HOLD_US * 0.4)
-        assert not turn.takes(1)
+        assert not turn.takes(HOLD_US * 0.3)
         await asyncio.sleep(0)
         assert turn.takes(HOLD_US)
         await asyncio.sleep(0)
         assert not turn.takes(HOLD_US + 1)
         assert turn.takes(HOLD_US)
+
+    asyncio.run(run())
+
+
+def test_short_bodies_may_take_longer_together() -> None:
+    async def run() -> None:
+        turn = CodingTurn()
+        for _ in range(int(SHORT_HOLD_US / SHORT_US)):
+            assert turn.takes(SHORT_US)
+        assert not turn.takes(1)
+        await asyncio.sleep(0)
+        assert turn.takes(HOLD_US)
+        assert not turn.takes(SHORT_US + 1)
+        assert turn.takes(SHORT_US)
 
     asyncio.run(run())
 

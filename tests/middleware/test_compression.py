@@ -74,6 +74,15 @@ async def test_pieces_where_the_whole_was_announced_are_coded_all_the_same() -> 
     assert decoded(await call(app, asking())) == b"hello" + BODY
 
 
+async def test_a_whole_answer_is_left_to_others_when_it_is_to_be_decoded_or_takes_long() -> None:
+    app = CompressionMiddleware(answering(200, [], [b""]), codings=["br"], level="best")
+    accept = [(b"accept-encoding", b"br")]
+    assert app.whole_answer(200, [TEXT, (b"content-encoding", b"gzip")], BODY, accept) is None
+    assert app.whole_answer(200, [TEXT], BODY * 20, accept) is None
+    answer = app.whole_answer(200, [TEXT], BODY, accept)
+    assert answer is not None and (b"content-length", b"%d" % len(answer[1])) in answer[0]
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "vary"),
     [

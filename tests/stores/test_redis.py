@@ -515,3 +515,30 @@ async def test_slow_store_does_not_hold_back_the_answer(port: int, prefix: str) 
         assert app.cache.background
         proxy.silent = False
         await app.aclose()
+
+
+async def test_after_an_outage_dead_connections_are_dropped_once_and_before_anything_is_asked(
+    store: RedisStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = store._redis.connection_pool
+    disconnect, dropping, seen = pool.disconnect, asyncio.Event(), []
+
+    async def slow_disconnect(**options: Any) -> None:
+        seen.append("dropping")
+        await dropping.wait()
+        await disconnect(**options)
+        seen.append("dropped")
+
+    async def asked() -> None:
+        seen.append("asked")
+
+    store._leave_alone(OSError("gone"))
+    monkeypatch.setattr(pool, "disconnect", slow_disconnect)
+    tasks = [asyncio.ensure_future(store._do(asked, always=True)) for _ in range(3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    dropping.set()
+    await asyncio.gather(*tasks)
+    monkeypatch.undo()
+    assert seen == ["dropping", "dropped", "asked", "asked", "asked"]
+    assert [record.message for record in caplog.records][-1] == "the cache's Redis is back"

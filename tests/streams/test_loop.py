@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 import gateway.middleware.compression as compression
 from gateway.http.coding import CODINGS, Encoder, Level, coding_us, make_encoder, short_coder
-from gateway.middleware.coding_turn import HOLD_US
+from gateway.middleware.coding_turn import SHORT_HOLD_US
 from gateway.middleware.compression import CompressionMiddleware
 from tests.streams import decoders
 from tests.streams.test_round_trips import LEVELS, text_of
@@ -120,7 +120,7 @@ async def test_twenty_bodies_at_a_time_hold_the_loop_no_longer_than_one(
     await asyncio.gather(counting, return_exceptions=True)
     assert all(decoders.decode("gzip", one.body) == body for one in sent)
     # Where one turn ends and the next begins may lie between two of them.
-    assert max(Watched.by_turn.values(), default=0) <= 2 * HOLD_US / coding_us("gzip", level)[1]
+    assert max(Watched.by_turn.values(), default=0) <= 2 * SHORT_HOLD_US / coding_us("gzip", level)[1]
     # What is small is not worth a thread.
     assert piece > 1000 or sum(Watched.by_turn.values()) > 0
 
