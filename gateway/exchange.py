@@ -158,7 +158,7 @@ _MAX_NOTES = 64
 class Admitted:
     """A header section that has been let in: who sent it, and what of it may be read.
 
-    Requests that repeat the section to the byte, on the same connection, share it. ``request_id`` is empty unless a
+    Requests of the same client that repeat the section to the byte share it. ``request_id`` is empty unless a
     trusted peer gave one. ``notes`` is for whoever handles the requests, to keep what was made of the fields.
     """
 

@@ -5,7 +5,8 @@
     supervisor      several workers on the same sockets
     worker          one serving process
     protocol        a client's connection; beside it cycle (one request), body_intake (its body), framing, chunks,
-                    scope, response_head, refusal, limits (and the sweep over all connections), websocket
+                    scope, response_head, regulars (who connects again), refusal, limits (and the sweep over all
+                    connections), websocket
     tls, tls_facts, redirect, sockets, notify, watch
 
 May import everything of the gateway but ``cli``.

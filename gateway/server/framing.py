@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import re
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 import httptools
 
 from gateway.errors import BadRequest, HeadersTooLarge, MethodNotImplemented, TargetTooLong
 from gateway.http.field_lines import FieldLines, MalformedLine
 from gateway.http.fields import Fields
+
+if TYPE_CHECKING:
+    from gateway.exchange import Admitted
+    from gateway.express.table import Express
 
 HEAD_END = b"\r\n\r\n"
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -52,6 +57,26 @@ def without_empty_lines(data: bytes) -> bytes:
     return rest
 
 
+class PlainSection:
+    """The header section of a plain GET as it came, with the line end before it, and what it says.
+
+    What it means on the short way of ``express`` is for whoever handles the requests to find out and note: ``admitted``
+    is None when it has to go the long way.
+    """
+
+    __slots__ = ("admitted", "block", "express", "fields", "keep_alive")
+
+    def __init__(self, block: bytes, fields: Fields, keep_alive: bool) -> None:
+        self.block = block
+        self.fields = fields
+        self.keep_alive = keep_alive
+        self.express: Express | None = None
+        self.admitted: Admitted | None = None
+
+
+_NO_SECTION = PlainSection(b"", [], True)
+
+
 class HeadReader:
     """Reads one request head after the other; the results of the last one are its attributes.
 
@@ -65,9 +90,6 @@ class HeadReader:
         "_max_headers",
         "_max_target_bytes",
         "_parser",
-        "_plain_block",
-        "_plain_fields",
-        "_plain_keep_alive",
         "_special",
         "chunked",
         "expects_continue",
@@ -77,6 +99,7 @@ class HeadReader:
         "keep_alive",
         "length",
         "method",
+        "section",
         "target",
         "upgrade",
     )
@@ -95,16 +118,14 @@ class HeadReader:
         self._max_target_bytes = max_target_bytes
         self._parser: httptools.HttpRequestParser | None = None
         self._special: Fields = []
-        self._plain_block = b""
-        """The header section of the last plain GET, as it came, with the line end before it."""
-        self._plain_fields: Fields = []
-        self._plain_keep_alive = True
+        self.section = _NO_SECTION
+        """That of the last plain GET; another that the client may repeat can be put here."""
         self.method = b""
         self.target = b""
         """In origin or asterisk form; an absolute target is taken apart."""
         self.is_http_11 = True
         self.fields: Fields = []
-        """The very same list as long as a connection repeats its header section: not to be changed."""
+        """The very same list as long as a client repeats its header section: not to be changed."""
         self.is_plain = False
         """Whether this is a GET of HTTP/1.1 for a path of plain characters, with no body and nothing to negotiate."""
         self.length: int | None = None
@@ -138,7 +159,7 @@ class HeadReader:
         self.method, self.target, version = words
         # A client mostly repeats its header section to the byte: what was judged once needs no parser. Saves 2 us.
         if (
-            head[line_end:] == self._plain_block
+            head[line_end:] == self.section.block
             and self.method == b"GET"
             and version == b"HTTP/1.1"
             and _PLAIN_TARGET.fullmatch(self.target)
@@ -172,9 +193,7 @@ class HeadReader:
             and not (self.chunked or self.expects_continue or self.upgrade)
         ):
             self.is_plain = True
-            self._plain_block = head[line_end:]
-            self._plain_fields = self.fields
-            self._plain_keep_alive = self.keep_alive
+            self.section = PlainSection(head[line_end:], self.fields, self.keep_alive)
 
     def _take_lines(self, lines: list[bytes]) -> bool:
         """Take apart a head that needs no parser; False, and nothing has happened, when this one does."""
@@ -215,8 +234,8 @@ class HeadReader:
     def _repeat(self) -> None:
         """Read a head whose header section is that of the last plain GET."""
         self.is_http_11 = self.is_plain = True
-        self.keep_alive = self._plain_keep_alive
-        self.fields = self._plain_fields
+        self.keep_alive = self.section.keep_alive
+        self.fields = self.section.fields
         self.length = None
         self.chunked = self.expects_continue = False
         self.upgrade = b""

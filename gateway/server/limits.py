@@ -14,6 +14,7 @@ from gateway.http.field_lines import FieldLines
 from gateway.server.framing import MAX_KNOWN_LINES
 from gateway.server.hang_up import HangUps
 from gateway.server.refusal import Refusal
+from gateway.server.regulars import Regulars
 
 NEVER = float("inf")
 
@@ -105,6 +106,7 @@ class Connections:
         self.limits = limits
         self.on_refused = on_refused
         self.express = express or _no_express
+        self.regulars = Regulars()
         self.known_lines = FieldLines(MAX_KNOWN_LINES)
         self.request_id_field = request_id_header.lower().encode("ascii")
         self.clock = clock
@@ -146,6 +148,7 @@ class Connections:
         """Tell every connection whose deadline has passed at monotonic time ``now``."""
         self._set_date()
         self.hang_ups.sweep()
+        self.regulars.keep_only(self.express())
         # One pass: with 5,000 connections it holds everybody else up for 0.1 ms.
         for connection in [one for one in self._open if one.deadline <= now or one.is_sending]:
             if connection.deadline <= now:

@@ -20,19 +20,19 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, ClientError, GatewayError, Overloaded, RequestTimeout
-from gateway.exchange import BEGUN_KEY, Admitted, Exchange
+from gateway.exchange import BEGUN_KEY, Exchange
 from gateway.express.fields import lines_of
 from gateway.express.proxied import ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
-from gateway.http.fields import Fields
 from gateway.server.body_intake import BodyIntake
 from gateway.server.cycle import Cycle
 from gateway.server.express_cycle import ExpressCycle, write_whole
 from gateway.server.framing import HEAD_END, HeadReader, without_empty_lines
 from gateway.server.limits import HIGH_WATER_BYTES, NEVER, Connections, SendWatch
 from gateway.server.refusal import Refusal, refusal_answer
-from gateway.server.scope import admission_scope, client_address, connection_scope, request_scope
+from gateway.server.regulars import regular_name
+from gateway.server.scope import client_address, connection_scope, request_scope, server_address
 from gateway.server.tls_facts import tls_facts
 from gateway.server.websocket import GatewayWebSocket
 
@@ -55,17 +55,17 @@ class GatewayProtocol(asyncio.Protocol):
     """One connection. Requests are answered one after the other; what comes early waits in the buffer."""
 
     __slots__ = (
-        "_admitted",
-        "_admitted_by",
-        "_admitted_fields",
         "_answered_at_once",
         "_app_state",
         "_buffer",
+        "_client",
         "_config",
         "_cycle",
         "_discarded",
         "_paused_at",
         "_phase",
+        "_regular",
+        "_scheme",
         "_scope",
         "_send_watch",
         "_server_state",
@@ -106,9 +106,11 @@ class GatewayProtocol(asyncio.Protocol):
             known_lines=connections.known_lines,
         )
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self._client: tuple[str, int] | None = None
         self._scope: Scope | None = None
         """What the scopes of all requests have in common; made for the first that needs one."""
         self._tls: dict[str, Any] | None = None
+        self._scheme = "http"
         self._phase = _FIRST_BYTE
         self._since = connections.clock()
         """When the connection, or the request whose head is being read, began: before a TLS handshake."""
@@ -121,10 +123,8 @@ class GatewayProtocol(asyncio.Protocol):
         self._buffer: bytes | bytearray = b""
         """The beginning of a head, or pipelined requests."""
         self._cycle: Cycle | ExpressCycle | None = None
-        self._admitted: Admitted | None = None
-        """What was found out about the header section that the client repeats; None when it has to be judged anew."""
-        self._admitted_by: Express | None = None
-        self._admitted_fields: Fields | None = None
+        self._regular = ""
+        """Under which name the client's first words may be known on the next connection; empty for none."""
         self._answered_at_once = 0
         self.body: BodyIntake | None = None
         """The request body while it is incomplete."""
@@ -143,9 +143,17 @@ class GatewayProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self._tls = tls_facts(transport.get_extra_info("ssl_object"))
+        ssl_object = transport.get_extra_info("ssl_object")
+        if ssl_object is not None:
+            self._tls = tls_facts(ssl_object)
+            self._scheme = "https"
         connections = self.connections
         self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self._client = client_address(transport)
+        self._regular = regular_name(self._client, self._tls)
+        known = connections.regulars.find(self._regular)
+        if known is not None:
+            self.head.section = known
         excess = connections.add(self) - connections.limits.max_connections
         if excess > _MAX_TURNED_AWAY:
             self.cut(reset=True)
@@ -321,8 +329,8 @@ class GatewayProtocol(asyncio.Protocol):
             extensions["tls"] = self._tls
         common = self._scope
         if common is None:
-            is_tls = self._tls is not None
-            common = self._scope = connection_scope(self._transport, self._config.asgi_version, is_tls=is_tls)
+            server = server_address(self._transport)
+            common = self._scope = connection_scope(self._config.asgi_version, self._scheme, self._client, server)
         return request_scope(common, self.head, self._app_state.copy(), extensions)
 
     def _run(self, cycle: Cycle, app: ASGIApp, scope: Scope) -> None:
@@ -368,15 +376,22 @@ class GatewayProtocol(asyncio.Protocol):
         if express is None:
             return False
         reader = self.head
-        if self._admitted_by is not express or self._admitted_fields is not reader.fields:
-            self._admitted = express.admit(admission_scope(self._transport, reader, self._tls))
-            self._admitted_by, self._admitted_fields = express, reader.fields
-        if self._admitted is None:
+        section = reader.section
+        if section.express is not express:
+            section.express = express
+            extensions = {"gateway.target": reader.target, "tls": self._tls}
+            section.admitted = express.admit(
+                {"client": self._client, "scheme": self._scheme, "headers": section.fields, "extensions": extensions}
+            )
+            if self._regular:
+                self.connections.regulars.meet(self._regular, section)
+                self._regular = ""
+        if section.admitted is None:
             return False
         self._phase = _EXCHANGE
         self.deadline = NEVER
         self._buffer = rest
-        return express.begin(self._admitted, reader.target, self)
+        return express.begin(section.admitted, reader.target, self)
 
     @property
     def may_answer_at_once(self) -> bool:
@@ -532,8 +547,7 @@ class GatewayProtocol(asyncio.Protocol):
             cycle.disconnect()
         request_id = uuid.uuid4().hex
         if self.connections.on_refused is not None:
-            client = client_address(self._transport)
-            self.connections.on_refused(Refusal.of(self.head, error, client, request_id, answered=can_answer))
+            self.connections.on_refused(Refusal.of(self.head, error, self._client, request_id, answered=can_answer))
         if not can_answer:
             self.cut(reset=True)
             return

@@ -26,21 +26,23 @@ def server_address(transport: asyncio.Transport) -> tuple[str, int | None] | Non
     return (address, None) if isinstance(address, str) else None
 
 
-def connection_scope(transport: asyncio.Transport, asgi_version: str, *, is_tls: bool) -> Scope:
+def connection_scope(
+    asgi_version: str, scheme: str, client: tuple[str, int] | None, server: tuple[str, int | None] | None
+) -> Scope:
     """A scope with what all requests of a connection have in common, in full: a copy costs half of building it."""
     return {
         "type": "http",
         "asgi": {"version": asgi_version, "spec_version": "2.3"},
         "http_version": "1.1",
         "method": "",
-        "scheme": "https" if is_tls else "http",
+        "scheme": scheme,
         "path": "",
         "raw_path": b"",
         "query_string": b"",
         "root_path": "",
         "headers": [],
-        "client": client_address(transport),
-        "server": server_address(transport),
+        "client": client,
+        "server": server,
         "state": {},
         "extensions": {},
     }
@@ -61,13 +63,3 @@ def request_scope(common: Scope, head: HeadReader, state: dict[str, Any], extens
     if not head.is_http_11:
         scope["http_version"] = "1.0"
     return scope
-
-
-def admission_scope(transport: asyncio.Transport, head: HeadReader, tls: dict[str, Any] | None) -> Scope:
-    """As much of the scope of the request whose head was read last as ``Express.admit`` looks at."""
-    return {
-        "client": client_address(transport),
-        "scheme": "http" if tls is None else "https",
-        "headers": head.fields,
-        "extensions": {"gateway.target": head.target, "tls": tls},
-    }

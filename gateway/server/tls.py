@@ -81,12 +81,14 @@ class _Contexts:
         self._by_name: dict[str, ssl.SSLContext] = {}
         contexts = [_make_context(settings, pair) for pair in settings.certificates]
         self.default = contexts[0]
+        if len(contexts) == 1:
+            return
         for pair, context in zip(settings.certificates, contexts, strict=True):
             for name in certificate_names(pair.cert):
                 self._by_name.setdefault(name, context)
 
     def find(self, name: str | None) -> ssl.SSLContext:
-        if name is None:
+        if name is None or not self._by_name:
             return self.default
         name = name.lower().rstrip(".")
         found = self._by_name.get(name)

@@ -24,14 +24,12 @@ _ESCAPES = {ord(character): f"\\{character}" for character in ',+"\\<>;'} | {
 }
 
 
-def tls_facts(tls: ssl.SSLObject | ssl.SSLSocket | None) -> dict[str, Any] | None:
-    """The facts of a finished handshake; None on a plain connection.
+def tls_facts(tls: ssl.SSLObject | ssl.SSLSocket) -> dict[str, Any]:
+    """The facts of a finished handshake.
 
     The keys of the ASGI TLS extension (``tls_version``, ``cipher_suite``, ``client_cert_name`` in RFC 4514 form), and
     ``version``, ``cipher``, ``sni`` as text, ``client_cert`` as DER bytes, ``client_cert_serial``.
     """
-    if tls is None:
-        return None
     version = tls.version() or ""
     cipher = tls.cipher()
     certificate: dict[str, Any] = tls.getpeercert() or {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import subprocess
 import sys
@@ -148,6 +149,39 @@ async def test_certificates_are_swapped_under_load_without_a_failed_request(
         print(f"{answered} requests through 3 swaps, none failed")
 
 
+@pytest.mark.parametrize("workers", ["1", "3"])
+async def test_a_session_is_resumed_by_every_worker_and_after_a_swap(
+    tmp_path: Path, authority: Authority, workers: str
+) -> None:
+    context = authority.client()
+
+    def visit(port: int, session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
+        """The session that a connection leaves behind, and whether it began with the one that was there."""
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+            context.wrap_socket(plain, server_hostname="default.test", session=session) as client,
+        ):
+            client.sendall(request("GET", b"/", host=b"default.test"))
+            assert client.recv(1024).startswith(b"HTTP/1.1 200 ")
+            return client.session, client.session_reused
+
+    async with gateway_process(tmp_path, table(), "--workers", workers) as gateway:
+        first, was_resumed = await asyncio.to_thread(visit, gateway.port, None)
+        assert first is not None and first.has_ticket and not was_resumed
+        # As many as leave no doubt that each worker had one.
+        for _ in range(20):
+            assert (await asyncio.to_thread(visit, gateway.port, first))[1]
+        authority.write("default", "default.test")
+        new = serial_of(tmp_path / "default.pem")
+        while True:
+            client = await gateway.connect(tls=context, name="default.test")
+            is_swapped = client.writer.get_extra_info("peercert")["serialNumber"] == new
+            await client.close()
+            if is_swapped:
+                break
+        assert (await asyncio.to_thread(visit, gateway.port, first))[1]
+
+
 def serial_of(path: Path) -> str:
     from cryptography import x509
 
@@ -192,6 +226,18 @@ async def test_an_optional_certificate_may_be_missing_but_not_forged(tmp_path: P
     without, having = upstream.requests
     assert without.values(b"x-client-subject") == without.values(b"x_client_subject") == []
     assert len(having.values(b"x-client-subject")) == 1
+
+
+async def test_a_connection_has_no_part_in_the_certificate_of_another(tmp_path: Path, authority: Authority) -> None:
+    known = authority.client(authority.clients.issue_cert("alice@example.com", common_name="alice"))
+    other = authority.client(authority.clients.issue_cert("bob@example.com", common_name="bob"))
+    contexts = [authority.client(), known, other]
+    async with proxied(tmp_path, REQUIRE.replace("require", "optional")) as (gateway, upstream):
+        # The same address and the same words, again and again.
+        for context in [*contexts, *contexts, *contexts, *reversed(contexts)]:
+            assert (await gateway.get(b"/", tls=context, name="default.test")).status == 200
+    subjects = [b"".join(seen.values(b"x-client-subject"))[:6] for seen in upstream.requests]
+    assert subjects == [*[b"", b"CN=ali", b"CN=bob"] * 3, b"CN=bob", b"CN=ali", b""]
 
 
 async def test_plain_requests_are_sent_to_https(tmp_path: Path, authority: Authority) -> None:

@@ -44,6 +44,12 @@ def same(connection: socket.socket, number: int) -> None:
     assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
+def again(connection: socket.socket, number: int) -> None:
+    """Ask for the same thing, with nothing in the words that must not be remembered."""
+    connection.sendall(b"GET /items/1 HTTP/1.1\r\nHost: example.com\r\n%b\r\n" % _BROWSER)
+    assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
 def stored(connection: socket.socket, number: int) -> None:
     """Ask for what is in the cache after the first time."""
     connection.sendall(b"GET /cached HTTP/1.1\r\nHost: example.com\r\n%b\r\n" % _BROWSER)
@@ -134,6 +140,7 @@ PATHS = {
     "request with a body": Path(upload),
     "request whose answer is coded": Path(long),
     "request on a connection of its own": Path(same, is_cold=True),
+    "the same of a client that comes again": Path(again, is_cold=True),
     "cache hit": Path(stored, {"cache": True}),
     "cache hit, coded": Path(stored_long, {"cache": True}),
     "cache miss": Path(missed, {"cache": True}),

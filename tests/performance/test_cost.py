@@ -23,7 +23,8 @@ BUDGETS = {
     "request to a sticky upstream": Count(60, 2, 2, 2, 0),
     "request with a body": Count(168, 2, 2, 5, 0),
     "request whose answer is coded": Count(73, 2, 2, 2, 0),
-    "request on a connection of its own": Count(75, 3, 2, 5, 10),
+    "request on a connection of its own": Count(78, 3, 2, 5, 10),
+    "the same of a client that comes again": Count(63, 3, 2, 5, 10),
     "cache hit": Count(22, 1, 1, 1, 0),
     "cache hit, coded": Count(22, 1, 1, 1, 0),
     "cache miss": Count(326, 2, 2, 6, 0),
@@ -34,8 +35,10 @@ BUDGETS = {
     "cache hit under uvicorn": Count(45, 1, 1, 2, 0),
 }
 
-# Versions of Python and of the libraries differ by a call or two.
+# Versions of Python and of the libraries differ by a call or two; how much a turn of the event loop finds to do depends
+# on when the client's bytes come.
 SLACK = 0.02
+_MORE = {"waits": 1.5}
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -44,7 +47,7 @@ def test_a_request_costs_no_more_than_its_budget(name: str) -> None:
     over = [
         f"{kind}: {value:.1f} instead of {allowed}"
         for kind, value, allowed in zip(Count._fields, found, budget, strict=True)
-        if value > allowed * (1 + SLACK) + 0.5
+        if value > allowed * (1 + SLACK) + _MORE.get(kind, 0.5)
     ]
     assert not over, f"{name}: {'; '.join(over)}; what to do about it says the head of this file"
 
