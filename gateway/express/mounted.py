@@ -52,7 +52,8 @@ class MountedExpress:
             target = b"%b?%b" % (target, scope["query_string"])
         if len(target) > express.max_target_bytes or _PLAIN_TARGET.fullmatch(target) is None:
             return None
-        if (scope.get("extensions") or {}).get("tls"):
+        extensions = scope.get("extensions")
+        if extensions and extensions.get("tls"):
             # Who the client is stands in its certificate, and what is remembered here goes by fields alone.
             return None
         admitted = self._admit(express, scope)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,10 @@ class Metrics:
 
     def __init__(self, *, folder: Path | None = None) -> None:
         self.requests: dict[RequestKey, RequestCounts] = {}
-        self.attempts: dict[tuple[str, str, str], int] = {}
-        self.cache: dict[tuple[str, str], int] = {}
+        self.attempts: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self.cache: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._counts: dict[tuple[str, str, int], RequestCounts] = {}
+        """Those of ``requests`` by route, method and status as they come."""
         self.in_flight = 0
         self._folder = folder
         self._readers: list[Reader] = []
@@ -73,11 +76,7 @@ class Metrics:
 
     def record(self, exchange: Exchange) -> None:
         """Count one exchange that has ended."""
-        method = exchange.method if exchange.method in KNOWN_METHODS else "other"
-        key = (exchange.route, method, _CLASSES.get(exchange.status // 100, "none"))
-        counts = self.requests.get(key)
-        if counts is None:
-            counts = self.requests[key] = RequestCounts()
+        counts = self._counts.get((exchange.route, exchange.method, exchange.status)) or self._find(exchange)
         duration_s = exchange.finished - exchange.started
         counts.buckets[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
         counts.duration_s += duration_s
@@ -85,11 +84,20 @@ class Metrics:
         counts.bytes_out += exchange.body_bytes_out
         if exchange.attempts:
             for attempt in exchange.attempts:
-                attempt_key = (exchange.upstream, attempt.endpoint, attempt.outcome)
-                self.attempts[attempt_key] = self.attempts.get(attempt_key, 0) + 1
+                self.attempts[exchange.upstream, attempt.endpoint, attempt.outcome] += 1
         if exchange.cache:
-            cache_key = (exchange.route, exchange.cache)
-            self.cache[cache_key] = self.cache.get(cache_key, 0) + 1
+            self.cache[exchange.route, exchange.cache] += 1
+
+    def _find(self, exchange: Exchange) -> RequestCounts:
+        """The counts of what is like ``exchange``; remembered, but for methods that clients made up."""
+        method = exchange.method if exchange.method in KNOWN_METHODS else "other"
+        key = (exchange.route, method, _CLASSES.get(exchange.status // 100, "none"))
+        counts = self.requests.get(key)
+        if counts is None:
+            counts = self.requests[key] = RequestCounts()
+        if method != "other":
+            self._counts[exchange.route, method, exchange.status] = counts
+        return counts
 
     def publish(self) -> None:
         """Write this worker's counters for the others; does nothing without a folder."""
