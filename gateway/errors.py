@@ -13,6 +13,7 @@
         TargetTooLong             414
         UnsupportedCoding         415
         ExpectationFailed         417
+        UpgradeRequired           426  a WebSocket of another version than the one that is known
         TooManyRequests           429  with Retry-After
         HeadersTooLarge           431
         MethodNotImplemented      501
@@ -139,6 +140,12 @@ class ExpectationFailed(ClientError):
 class TooManyRequests(ClientError):
     status = 429
     detail = "Too many requests."
+
+
+class UpgradeRequired(ClientError):
+    status = 426
+    detail = "The version of WebSocket must be 13."
+    close = True
 
 
 class HeadersTooLarge(ClientError):

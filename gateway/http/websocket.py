@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from gateway.errors import BadRequest, UpgradeRequired
 from gateway.http.fields import Fields, get_all
 from gateway.http.hop_by_hop import HOP_BY_HOP
 
@@ -37,6 +38,7 @@ TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 
 _MAX_REASON_BYTES = 123
+_KEY_BYTES = 16
 
 
 class HandshakeError(ValueError):
@@ -65,6 +67,29 @@ def make_key(random_bytes: bytes) -> bytes:
 def accept_value(key: bytes) -> bytes:
     """The Sec-WebSocket-Accept that answers ``key``, RFC 6455 section 4.2.2."""
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+def check_opening(fields: Fields) -> None:
+    """Check the fields of a client's handshake, RFC 6455 sections 4.2.1 and 4.4; names are in lower case.
+
+    Raises UpgradeRequired for another version, BadRequest for whatever else makes it none.
+    """
+    versions = get_all(fields, b"sec-websocket-version")
+    if versions and versions != [b"13"]:
+        known: Fields = [(b"connection", b"upgrade"), (b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
+        raise UpgradeRequired("a version of WebSocket other than 13", headers=known)
+    if not versions:
+        raise BadRequest("a WebSocket handshake without Sec-WebSocket-Version")
+    keys = get_all(fields, b"sec-websocket-key")
+    if len(keys) != 1 or not _is_key(keys[0]):
+        raise BadRequest("a WebSocket handshake whose Sec-WebSocket-Key is not 16 bytes in base64")
+
+
+def _is_key(value: bytes) -> bool:
+    try:
+        return len(base64.b64decode(value, validate=True)) == _KEY_BYTES
+    except ValueError:
+        return False
 
 
 def end_to_end(fields: Iterable[Field]) -> Fields:

@@ -25,6 +25,7 @@ from gateway.express.fields import lines_of
 from gateway.express.proxied import ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
+from gateway.http.websocket import check_opening
 from gateway.server.body_intake import BodyIntake
 from gateway.server.cycle import Cycle
 from gateway.server.express_cycle import ExpressCycle, write_whole
@@ -358,6 +359,11 @@ class GatewayProtocol(asyncio.Protocol):
     def _become_websocket(self, rest: bytes) -> None:
         if self.connections.draining:
             self.refuse(Overloaded("the server is being stopped"))
+            return
+        try:
+            check_opening(self.head.fields)
+        except GatewayError as error:
+            self.refuse(error)
             return
         self._phase = _CLOSED
         self.deadline = NEVER

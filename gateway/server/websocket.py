@@ -12,7 +12,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.version import version as websockets_version
 
@@ -32,17 +32,6 @@ _PLACEHOLDER = b"GET / HTTP/1.1\r\n\r\n"
 
 class _Rules(ServerProtocol):
     """Where RFC 6455 says more than the library does."""
-
-    def accept(self, request: Request) -> Response:
-        response = super().accept(request)
-        versions = request.headers.get_all("Sec-WebSocket-Version")
-        if response.status_code == 400 and versions and versions != ["13"]:
-            # Section 4.4: a client of another version is told which one is known.
-            response = self.reject(426, "The version of WebSocket must be 13.\n")
-            response.headers["Connection"] = "Upgrade"
-            response.headers["Upgrade"] = "websocket"
-            response.headers["Sec-WebSocket-Version"] = "13"
-        return response
 
     def recv_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.errors import ClientError
 from gateway.http.fields import Fields
 from gateway.http.websocket import (
     HandshakeError,
     accept_value,
     check_handshake,
+    check_opening,
     end_to_end,
     handshake_fields,
     is_sendable,
@@ -129,3 +131,25 @@ def test_what_is_told_fits_a_close_frame(code: int | None, reason: str | None) -
 def test_a_reason_is_cut_between_characters() -> None:
     assert shortened("é" * 100) == "é" * 61
     assert shortened("a" * 123) == "a" * 123
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ([(b"sec-websocket-version", b"13"), (b"sec-websocket-key", KEY)], None),
+        ([(b"sec-websocket-version", b"8"), (b"sec-websocket-key", KEY)], 426),
+        ([(b"sec-websocket-version", b"13, 8"), (b"sec-websocket-key", KEY)], 426),
+        ([(b"sec-websocket-key", KEY)], 400),
+        ([(b"sec-websocket-version", b"13")], 400),
+        ([(b"sec-websocket-version", b"13"), (b"sec-websocket-key", KEY), (b"sec-websocket-key", KEY)], 400),
+        ([(b"sec-websocket-version", b"13"), (b"sec-websocket-key", b"c2hvcnQ=")], 400),
+        ([(b"sec-websocket-version", b"13"), (b"sec-websocket-key", b"\xff" * 24)], 400),
+    ],
+)
+def test_a_clients_handshake_is_checked_before_anybody_hears_of_it(fields: Fields, status: int | None) -> None:
+    if status is None:
+        check_opening(fields)
+        return
+    with pytest.raises(ClientError) as raised:
+        check_opening(fields)
+    assert raised.value.status == status

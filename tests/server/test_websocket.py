@@ -160,7 +160,10 @@ async def test_refusal_that_cannot_be_sent_is_an_error(headers: list[tuple[bytes
     [
         pytest.param(b"Version: 13", b"Version: 12", 426, id="another version"),
         pytest.param(b"Sec-WebSocket-Version: 13\r\n", b"", 400, id="no version"),
+        pytest.param(b"Version: 13", b"Version: 13\r\nSec-WebSocket-Version: 8", 426, id="two versions"),
         pytest.param(b"Key: dGhlIHNhbXBsZSBub25jZQ==", b"Key: c2hvcnQ=", 400, id="a short key"),
+        pytest.param(b"Key: dGhlIHNhbXBsZSBub25jZQ==", b"Key: dGhlIHNhbXBsZSBub25j*Q==", 400, id="no base64"),
+        pytest.param(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"", 400, id="no key"),
     ],
 )
 async def test_malformed_handshake_is_answered_and_reaches_nobody(was: bytes, now: bytes, status: int) -> None:
@@ -168,6 +171,7 @@ async def test_malformed_handshake_is_answered_and_reaches_nobody(was: bytes, no
     async with serving(app) as served:
         answer = await served.ask((HANDSHAKE % (b"/", b"")).replace(was, now))
     assert status_of(answer) == status
+    assert b"\r\ncontent-type: application/problem+json\r\n" in answer
     # RFC 6455 section 4.4.
     assert (b"\r\nsec-websocket-version: 13\r\n" in answer.lower()) is (status == 426)
     assert app.scopes == []
