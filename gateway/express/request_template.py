@@ -19,10 +19,13 @@ from gateway.http.forwarded import forwarding_fields, forwarding_lines
 from gateway.upstream.http1_request import request_head
 
 MARK = secrets.token_hex(16)
-"""Stands for the request id, and in other marks; nobody outside can know it."""
+"""Stands for the request id; nobody outside can know it."""
 
 _MARK = MARK.encode("ascii")
-_SLOT = re.compile(_MARK + rb"<([0-9]+)>")
+# Of its own: a rule may put anything behind the request id.
+_SLOT_MARK = secrets.token_hex(16).encode("ascii")
+_SLOT = re.compile(_SLOT_MARK + rb"<([0-9]+)>")
+_SOMEBODY = "192.0.2.1"
 _value = itemgetter(1)
 # What none of the values may hold, or they would be more than one.
 _CONTROLS = bytes(byte for byte in (*range(32), 127) if byte != 0x09)
@@ -58,14 +61,16 @@ def make_template(admitted: Admitted, make_fields: OutboundFields) -> RequestTem
     """The template for fields with these names; None where the head depends on more than that.
 
     ``make_fields`` may look at names, not at values; of the exchange it may look at the route and the request id, and
-    at what the forwarding fields say.
+    at what the forwarding fields say of somebody else.
     """
     names = [name for name, _ in admitted.fields]
     if not _JUDGED_BY_VALUE.isdisjoint(names):
         return None
     exchange = Exchange("GET", b"/")
-    admitted.describe(exchange, MARK)
     exchange.request_id = MARK
+    exchange.public_host = admitted.public_host
+    # Somebody of whom everything is said that can be said of anybody: rules must show what they make of all of it.
+    exchange.peer = exchange.client = _SOMEBODY
     fields = make_fields([(name, _slot(index)) for index, name in enumerate(names)], exchange)
     own = list(forwarding_fields(exchange.chain, exchange.peer, exchange.public_host, exchange.scheme))
     starts = [start for start in range(len(fields)) if fields[start : start + len(own)] == own]
@@ -73,14 +78,14 @@ def make_template(admitted: Admitted, make_fields: OutboundFields) -> RequestTem
         # Rules of the route have changed them.
         return None
     (start,) = starts
-    fields[start : start + len(own)] = [(_MARK, b"")]
+    fields[start : start + len(own)] = [(_SLOT_MARK, b"")]
     head = request_head(b"GET", b"/", fields, None).removeprefix(b"GET /")
     # They come as lines of their own.
-    head = head.replace(_MARK + b": \r\n", _slot(len(names)))
+    head = head.replace(_SLOT_MARK + b": \r\n", _slot(len(names)))
     return RequestTemplate(
         _SLOT.sub(b"%b", head.replace(b"%", b"%%")), tuple([int(number) for number in _SLOT.findall(head)])
     )
 
 
 def _slot(number: int) -> bytes:
-    return b"%b<%d>" % (_MARK, number)
+    return b"%b<%d>" % (_SLOT_MARK, number)

@@ -80,6 +80,7 @@ class Alone(Unstored):
             self._key,
             response.status_code,
             inbound_fields(response.raw_fields, drop=begun.lane.hidden),
+            size=len(response.whole or b""),
             authorized=self._is_identified,
             requested_at=self._requested_at,
         )

@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from gateway.errors import (
     BadRequest,
+    ClientLeft,
     ExpectationFailed,
     HeadersTooLarge,
     LoopDetected,
@@ -45,7 +46,8 @@ class Admission:
     ``trusted`` are the proxies whose ``client_ip_from`` field is believed. ``pseudonym`` is the gateway's own in Via. A
     request id of a trusted peer in ``request_id_header`` is kept. ``subject_header`` has the subject of the client's
     certificate, never anything that a client wrote. The limits are for servers that do not enforce them themselves.
-    Raises BadRequest, TargetTooLong, HeadersTooLarge, ExpectationFailed, MethodNotImplemented or LoopDetected.
+    Raises BadRequest, TargetTooLong, HeadersTooLarge, ExpectationFailed, MethodNotImplemented or LoopDetected, and
+    ClientLeft for one whom nobody knows.
     """
 
     def __init__(
@@ -137,10 +139,8 @@ class Admission:
         return f"{self._id_prefix}{next(self._id_counter):x}"
 
     def _identify(self, scope: Scope) -> Identity:
-        client = scope.get("client")
-        peer = client[0] if client and client[0] else UNIX
         return client_identity(
-            peer,
+            _peer(scope),
             scope["headers"],
             trusted=self._trusted,
             source=self._client_ip_from,
@@ -192,6 +192,19 @@ class Admission:
         if not host:
             raise BadRequest("the Host field is empty")
         return host, hosts[0]
+
+
+def _peer(scope: Scope) -> str:
+    """The other end of the connection; on a UNIX socket it has no address, and neither has the server a port."""
+    client = scope.get("client")
+    if client and client[0]:
+        peer: str = client[0]
+        return peer
+    server = scope.get("server")
+    if server and server[1] is not None:
+        # It was asked for its address when it had gone. Rules that look at who asks must not take it for another.
+        raise ClientLeft("the client left before anybody saw who it was")
+    return UNIX
 
 
 def _certificate_subject(scope: Scope) -> bytes:

@@ -30,7 +30,7 @@ from gateway.http.cache_control import request_directives
 from gateway.http.cache_key import CacheKey, KeyPolicy, QuerySetting, forwarded_parts
 from gateway.http.cache_status import Forward
 from gateway.http.caching import StoragePolicy, judge, may_serve_fetch, reuse
-from gateway.http.fields import Fields, get_joined
+from gateway.http.fields import Fields, content_length, get_joined
 from gateway.http.location import mount_prefix
 from gateway.http.vary import Selectors, selectors_of, selects
 from gateway.middleware.cache_answer import holds_already, send_entry, send_head_only
@@ -113,10 +113,11 @@ class CacheMiddleware:
         )
         self._report = report = Report(cache_name, enabled=status_header, with_key=status_key)
         limit = self.cache.store.max_object_bytes
+        self._max_object_bytes = max_object_bytes if limit is None else min(max_object_bytes, limit)
         plan = FlightPlan(
             app=app,
             policy=policy,
-            max_object_bytes=max_object_bytes if limit is None else min(max_object_bytes, limit),
+            max_object_bytes=self._max_object_bytes,
             lock_timeout_s=lock_timeout_s,
             tags_header=tags_header.lower().encode("latin-1"),
             filtered=self.keys.filter_query is not None,
@@ -215,11 +216,11 @@ class CacheMiddleware:
         return entries is not None and not entries
 
     def alone_fields(
-        self, key: CacheKey, status: int, fields: Fields, *, authorized: bool, requested_at: float
+        self, key: CacheKey, status: int, fields: Fields, *, size: int, authorized: bool, requested_at: float
     ) -> tuple[str, Fields]:
-        """Why an answer ``is_for_each_alone``, and its Cache-Status.
+        """Why an answer with a body of ``size`` bytes ``is_for_each_alone``, and its Cache-Status.
 
-        One that could be shared after all is not stored, but the next one will be.
+        One that could be shared or kept after all is not stored, but the next one will be.
         """
         received_at = self.clock()
         judgement = judge(
@@ -230,11 +231,15 @@ class CacheMiddleware:
             authorized=authorized,
             policy=self._policy,
         )
-        if judgement.storable:
+        reason, freshness = judgement.reason, judgement.freshness
+        # What was announced as too large is refused as that whatever else may be said about it.
+        if (size if judgement.storable else content_length(fields) or 0) > self._max_object_bytes:
+            reason = "too large"
+        if not reason and (freshness.fresh_until > requested_at or freshness.keep_until > received_at):
             self.cache.forget_alone(key)
         else:
             self.cache.remember_alone(key, alone_s(status))
-        return judgement.reason, self._report.alone_fields(key, status, judgement.reason)
+        return reason, self._report.alone_fields(key, status, reason)
 
     def fresh_now(self, key: CacheKey, admitted: Admitted, now: float) -> Entry | None:
         """The answer for a GET that asks nothing, from a client whom nobody has identified; None to have it called."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -20,7 +21,7 @@ from gateway.proxy.relay import interim_relay, relay
 from gateway.proxy.request_body import BodySource, RequestBody, has_body
 from gateway.proxy.retry import NO_RETRY, RetryPolicy
 from gateway.upstream.endpoint import Endpoint
-from gateway.upstream.http1_connect import ATTEMPT_DELAY_S
+from gateway.upstream.http1_connect import ATTEMPT_DELAY_S, Patience
 from gateway.upstream.messages import InboundResponse, OutboundRequest
 from gateway.upstream.pool import Upstream
 
@@ -240,7 +241,8 @@ class ProxyHandler:
         if 0 < self._retry.attempt_timeout_s < head_s:
             head_s = self._retry.attempt_timeout_s
         connect_s = endpoint.connect_timeout_s
-        passes = self._passes and self.upstream.has_choice and self.upstream.has_another(endpoint, tried)
+        upstream = self.upstream
+        passes = self._passes and upstream.has_choice and upstream.has_another(endpoint, tried)
         return OutboundRequest(
             scope["method"].encode("ascii"),
             endpoint.url,
@@ -250,7 +252,9 @@ class ProxyHandler:
                 "target": self._outbound.target_for(endpoint, scope, exchange.params),
                 "timeout": {
                     "connect": connect_s if connect_s < head_s else head_s,
-                    "patience": ATTEMPT_DELAY_S if passes else None,
+                    "patience": Patience(ATTEMPT_DELAY_S, partial(upstream.has_another, endpoint, tried))
+                    if passes
+                    else None,
                     "head": head_s,
                     "read": self._idle_timeout_s,
                     "write": self._idle_timeout_s,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
@@ -39,7 +40,7 @@ from gateway.proxy.websocket_relay import (
 )
 from gateway.proxy.websocket_tunnel import TUNNEL, Tunnel, TunnelOpening, is_unseen
 from gateway.upstream.asgi import AsgiTransport
-from gateway.upstream.http1_connect import ATTEMPT_DELAY_S
+from gateway.upstream.http1_connect import ATTEMPT_DELAY_S, Patience
 from gateway.upstream.outlier import FAILURE_STATUSES
 
 __all__ = ["LiveWebSockets", "WebSocketProxy", "WebSocketSettings"]
@@ -189,8 +190,10 @@ class WebSocketProxy:
                 if failure is not None and endpoint in tried:
                     raise failure
                 passes = upstream.has_choice and upstream.has_another(endpoint, others)
-                patience_s = ATTEMPT_DELAY_S if passes else None
-                socket = await self._attempt(scope, exchange, endpoint, deadline, opening, patience_s)
+                patience = (
+                    Patience(ATTEMPT_DELAY_S, partial(upstream.has_another, endpoint, others)) if passes else None
+                )
+                socket = await self._attempt(scope, exchange, endpoint, deadline, opening, patience)
             except ConnectPending as error:
                 upstream.release_after(endpoint, error.outcome)
                 passed.append(endpoint)
@@ -220,7 +223,7 @@ class WebSocketProxy:
         endpoint: Endpoint,
         deadline: float,
         opening: type[WebSocketClient],
-        patience_s: float | None,
+        patience: Patience | None,
     ) -> UpstreamSocket:
         """One handshake with one endpoint."""
         attempt = Attempt(endpoint.label, self._clock())
@@ -228,7 +231,7 @@ class WebSocketProxy:
         try:
             try:
                 async with asyncio.timeout(self._remaining_s(deadline)):
-                    socket = await self._shake_hands(scope, exchange, endpoint, opening, patience_s)
+                    socket = await self._shake_hands(scope, exchange, endpoint, opening, patience)
             except TimeoutError:
                 raise self._too_late() from None
         except UpstreamError as error:
@@ -246,7 +249,7 @@ class WebSocketProxy:
         exchange: Exchange,
         endpoint: Endpoint,
         opening: type[WebSocketClient],
-        patience_s: float | None,
+        patience: Patience | None,
     ) -> UpstreamSocket:
         target, fields = self._build_request(scope, endpoint)
         if all(name != b"host" for name, _ in fields):
@@ -272,7 +275,7 @@ class WebSocketProxy:
             subprotocols=subprotocols,
             max_message_bytes=max_bytes,
             make=opening,
-            patience_s=patience_s,
+            patience=patience,
         )
 
     async def _refuse(self, scope: Scope, exchange: Exchange, socket: UpstreamSocket, send: Send) -> None:

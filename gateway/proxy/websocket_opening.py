@@ -12,6 +12,7 @@ from gateway.errors import BadRequest
 from gateway.http.fields import Fields
 from gateway.http.websocket import handshake_fields, make_key
 from gateway.proxy.websocket_client import WebSocketClient
+from gateway.upstream.http1_connect import Patience
 
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -23,9 +24,9 @@ class Connector(Protocol):
     """A transport that opens raw connections to its endpoint, TLS included."""
 
     async def open_connection(
-        self, protocol_factory: Callable[[], P], timeout_s: float | None = None, patience_s: float | None = None
+        self, protocol_factory: Callable[[], P], timeout_s: float | None = None, patience: Patience | None = None
     ) -> tuple[asyncio.Transport, P]:
-        """Connect. Raises ConnectFailed, or ConnectPending after ``patience_s`` seconds."""
+        """Connect. Raises ConnectFailed, or ConnectPending when there is no more ``patience``."""
 
 
 async def open_websocket(
@@ -36,18 +37,16 @@ async def open_websocket(
     subprotocols: Sequence[str],
     max_message_bytes: int,
     make: Callable[[bytes, Sequence[str], int], C],
-    patience_s: float | None = None,
+    patience: Patience | None = None,
 ) -> C:
     """Shake hands with the upstream; a refusal is an answer as well: look at ``status``. ``make`` gives the client.
 
-    Raises ConnectFailed, ConnectPending after ``patience_s`` seconds without a connection, ConnectionBroken or
+    Raises ConnectFailed, ConnectPending when there is no more ``patience``, ConnectionBroken or
     BadUpstreamResponse; BadRequest for what cannot be written as HTTP.
     """
     key = make_key(secrets.token_bytes(16))
     head = _request_head(target, handshake_fields(fields, key, subprotocols))
-    _, client = await connector.open_connection(
-        lambda: make(key, subprotocols, max_message_bytes), patience_s=patience_s
-    )
+    _, client = await connector.open_connection(lambda: make(key, subprotocols, max_message_bytes), patience=patience)
     try:
         await client.handshake(head)
     except BaseException:

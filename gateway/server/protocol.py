@@ -33,7 +33,7 @@ from gateway.server.framing import HEAD_END, HeadReader, without_empty_lines
 from gateway.server.limits import HIGH_WATER_BYTES, NEVER, Connections, SendWatch
 from gateway.server.refusal import Refusal, refusal_answer
 from gateway.server.regulars import regular_name
-from gateway.server.scope import client_address, connection_scope, request_scope, server_address
+from gateway.server.scope import client_address, connection_scope, is_nobodys, request_scope, server_address
 from gateway.server.tls_facts import tls_facts
 from gateway.server.websocket import GatewayWebSocket
 
@@ -156,7 +156,8 @@ class GatewayProtocol(asyncio.Protocol):
         if known is not None:
             self.head.section = known
         excess = connections.add(self) - connections.limits.max_connections
-        if excess > _MAX_TURNED_AWAY:
+        # Nobody known to no rule: what it sent before it left must not pass for the word of a peer on a UNIX socket.
+        if excess > _MAX_TURNED_AWAY or (self._client is None and is_nobodys(transport)):
             self.cut(reset=True)
         elif excess > 0:
             self.refuse(Overloaded(f"{len(connections)} connections"))

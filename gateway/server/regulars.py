@@ -12,6 +12,8 @@ from gateway.recent import Recent
 from gateway.server.framing import PlainSection
 
 _MAX_KNOWN = 512
+# Browsers send a quarter of it. Addresses are cheap, and much is kept of a section beside its bytes.
+_MAX_KNOWN_BYTES = 4096
 
 
 def regular_name(address: tuple[str, int] | None, tls: Mapping[str, Any] | None) -> str:
@@ -47,7 +49,9 @@ class Regulars:
         """``client`` has begun with ``section``: remembered when that is not the first time."""
         if section.express is not self._express:
             self.keep_only(section.express)
-        if section.admitted is None or not self._recent.has_met((client, section.block)):
+        if section.admitted is None or len(section.block) > _MAX_KNOWN_BYTES:
+            return
+        if not self._recent.has_met((client, section.block)):
             return
         # All names at once: each call costs as much as the search.
         if may_be_secret(b" ".join([name for name, _ in section.fields])):

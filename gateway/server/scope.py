@@ -18,6 +18,11 @@ def client_address(transport: asyncio.Transport) -> tuple[str, int] | None:
     return (address[0], address[1]) if isinstance(address, tuple) else None
 
 
+def is_nobodys(transport: asyncio.Transport) -> bool:
+    """Whether the other end of a TCP connection had left before it was looked at, so that nobody knows who it was."""
+    return client_address(transport) is None and isinstance(transport.get_extra_info("sockname"), tuple)
+
+
 def server_address(transport: asyncio.Transport) -> tuple[str, int | None] | None:
     """Address and port of this end; path and None on a UNIX socket."""
     address = transport.get_extra_info("sockname")

@@ -12,7 +12,7 @@ import httpx
 
 from gateway.errors import ConnectFailed, ConnectionBroken, ConnectPending
 from gateway.ticker import Ticker
-from gateway.upstream.http1_connect import Dialer
+from gateway.upstream.http1_connect import Dialer, Patience
 from gateway.upstream.http1_connection import Http1Connection
 from gateway.upstream.http1_head import HeadParser
 from gateway.upstream.http1_request import from_httpx, request_head, target_of
@@ -117,14 +117,14 @@ class Http1Transport(httpx.AsyncBaseTransport):
         return await connection.exchange(request, head, stream, started)
 
     async def open_connection(
-        self, protocol_factory: Callable[[], P], timeout_s: float | None = None, patience_s: float | None = None
+        self, protocol_factory: Callable[[], P], timeout_s: float | None = None, patience: Patience | None = None
     ) -> tuple[asyncio.Transport, P]:
         """A raw connection to the endpoint, TLS included, that is the caller's own.
 
-        Raises ConnectFailed, and ConnectPending when it takes longer than ``patience_s`` seconds.
+        Raises ConnectFailed, and ConnectPending when it takes longer than there is ``patience``.
         """
         opening = self._dialer.open(protocol_factory, self._connect_timeout_s if timeout_s is None else timeout_s)
-        return await (opening if patience_s is None else self._patiently(opening, patience_s, _drop))
+        return await (opening if patience is None else self._patiently(opening, patience, _drop))
 
     async def aclose(self) -> None:
         """Close the idle connections and wait until they are gone; those in use end with their exchanges."""
@@ -150,11 +150,11 @@ class Http1Transport(httpx.AsyncBaseTransport):
 
     async def _connect(self, request: OutboundRequest) -> Http1Connection:
         timeouts = request.extensions.get("timeout") or {}
-        dialing, patience_s = self._dial(timeouts.get("connect")), timeouts.get("patience")
-        return await (dialing if patience_s is None else self._patiently(dialing, patience_s, self._keep))
+        dialing, patience = self._dial(timeouts.get("connect")), timeouts.get("patience")
+        return await (dialing if patience is None else self._patiently(dialing, patience, self._keep))
 
-    async def _patiently(self, opening: Coroutine[Any, Any, T], patience_s: float, late: Callable[[T], None]) -> T:
-        """What ``opening`` gives within ``patience_s`` seconds; after that ConnectPending, and ``late`` gets it."""
+    async def _patiently(self, opening: Coroutine[Any, Any, T], patience: Patience, late: Callable[[T], None]) -> T:
+        """What ``opening`` gives while there is ``patience``; after that ConnectPending, and ``late`` gets it."""
         dial = asyncio.create_task(opening)
 
         def end(dial: asyncio.Task[T]) -> None:
@@ -163,7 +163,9 @@ class Http1Transport(httpx.AsyncBaseTransport):
                 late(dial.result())
 
         try:
-            await asyncio.wait([dial], timeout=patience_s)
+            await asyncio.wait([dial], timeout=patience.seconds)
+            while not (dial.done() or patience.has_other()):
+                await asyncio.wait([dial], timeout=patience.seconds)
         except asyncio.CancelledError:
             dial.cancel()
             # It may have come to its end in this very moment.
@@ -173,7 +175,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
             return dial.result()
         self._late.add(dial)
         dial.add_done_callback(end)
-        raise ConnectPending(f"not connected to {self._dialer.label} within {patience_s:g} s", dial)
+        raise ConnectPending(f"not connected to {self._dialer.label} within {patience.seconds:g} s", dial)
 
     async def _dial(self, connect_s: float | None) -> Http1Connection:
         started = self.clock()

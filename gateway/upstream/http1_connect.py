@@ -8,7 +8,7 @@ import itertools
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gateway.errors import ConnectFailed, ConnectTimeout
 
@@ -19,6 +19,14 @@ P = TypeVar("P", bound=asyncio.Protocol)
 
 # What getaddrinfo gives: family, kind, protocol, canonical name, address.
 _AddrInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
+
+
+class Patience(NamedTuple):
+    """How long a request waits for a new connection while another endpoint may have it."""
+
+    seconds: float
+    has_other: Callable[[], bool]
+    """Whether one still may: waiting goes on while all the others are full."""
 
 
 class Dialer:

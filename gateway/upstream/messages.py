@@ -92,8 +92,8 @@ class OutboundRequest(httpx.Request):
 
     ``extensions`` may have: ``target``, raw path and query; ``timeout``, a dict of seconds with ``connect``, ``head``
     (from the last byte of the request to the end of the response head), ``read`` (longest silence inside the response
-    body), ``write`` (longest time in which the upstream takes nothing), and ``patience`` (how long to wait for a new
-    connection before ConnectPending, None: for ``connect``); ``on_interim``, called with status and fields of every 1xx
+    body), ``write`` (longest time in which the upstream takes nothing), and ``patience``, the Patience with a new
+    connection before ConnectPending (None: for ``connect``); ``on_interim``, called with status and fields of every 1xx
     response but 100 and 101; ``fresh``, True for a connection that was not used before.
     """
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.express.support import warm
 from tests.support.gateway import proxying, request, until
-from tests.support.upstream import ScriptedConnection, ScriptedUpstream, response
+from tests.support.upstream import ScriptedConnection, ScriptedUpstream, respond, response
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +53,41 @@ async def test_what_becomes_shareable_is_stored_with_the_next_request(server: st
         assert seen[3] == (b"gateway; fwd=uri-miss; fwd-status=200; stored", 3)
         assert seen[4:] == [(b"gateway; hit", 4), (b"gateway; hit", 5)]
         assert len(upstream.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("directives", "body", "detail"),
+    [
+        # Stale at once, and nothing to ask with whether it still holds: it is never kept.
+        (b"no-cache", b"mine", b""),
+        (b"max-age=999999999", b"x" * 200, b'; detail="too large"'),
+        (b"no-store", b"x" * 200, b'; detail="too large"'),
+    ],
+)
+async def test_what_is_never_kept_goes_on_being_asked_for_alone(
+    server: str, directives: bytes, body: bytes, detail: bytes
+) -> None:
+    answer = response(200, [(b"Cache-Control", directives), DATE], body)
+    async with ScriptedUpstream(respond(answer)) as upstream:
+        table = {**proxying(upstream.url, cache=True), "cache": {"max_object": "100B"}}
+        async with warm(table, server=server) as (_, ways, client):
+            for count in range(1, 5):
+                client.write(request())
+                assert status_of(await client.answer()) == b"gateway; fwd=uri-miss; fwd-status=200" + detail
+                assert ways.short == count
+
+
+async def test_what_can_be_asked_about_is_kept_again(server: str) -> None:
+    changing = Changing(NO_STORE)
+    async with (
+        ScriptedUpstream(changing) as upstream,
+        warm(proxying(upstream.url, cache=True), server=server) as (_, _, client),
+    ):
+        changing.answer = response(200, [(b"Cache-Control", b"no-cache"), (b"ETag", b'"a"'), DATE], b"ours")
+        for _ in range(3):
+            client.write(request())
+            assert (await client.answer()).body == b"ours"
+        assert upstream.requests[-1].values(b"if-none-match") == [b'"a"']
 
 
 async def test_a_client_that_leaves_is_recorded_with_what_the_cache_had_to_do_with_it(server: str) -> None:

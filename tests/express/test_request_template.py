@@ -36,6 +36,7 @@ _RULES: list[dict[str, Any]] = [
     {"set": {"X-A": "100%", "X-Route": "{route}"}},
     {"add": {"X-A": "{request_id}", "X-Id": "<{request_id}>"}, "remove": ["Cookie"]},
     {"set": {"Host": "other"}},
+    {"set": {"X-Id": "{request_id}<0>"}, "add": {"X-Other": "{request_id}<99>"}},
 ]
 
 
@@ -111,7 +112,17 @@ def test_fields_that_are_judged_by_their_value_have_no_template(name: bytes) -> 
     assert template_for(admitted([(name, b"0")], identity, b"a"), outbound({})) is None
 
 
-@pytest.mark.parametrize("rules", [{"remove": ["Forwarded"]}, {"set": {"X-Forwarded-Proto": "https"}}])
-def test_rules_that_change_what_is_said_about_the_client_have_no_template(rules: dict[str, Any]) -> None:
-    identity = Identity(client="192.0.2.1", scheme="http", chain=(), peer="192.0.2.1", trusted=False)
+@pytest.mark.parametrize("peer", ["192.0.2.1", "unix"])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"remove": ["Forwarded"]},
+        {"remove": ["X-Real-IP"]},
+        {"set": {"X-Forwarded-For": "192.0.2.9"}},
+        {"set": {"X-Forwarded-Proto": "https"}},
+    ],
+)
+def test_rules_that_change_what_is_said_about_anybody_have_no_template(rules: dict[str, Any], peer: str) -> None:
+    # Of a peer on a UNIX socket less is said than of the next one.
+    identity = Identity(client=peer, scheme="http", chain=(), peer=peer, trusted=False)
     assert template_for(admitted([], identity, b"a"), outbound(rules)) is None

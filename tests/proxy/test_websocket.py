@@ -535,8 +535,8 @@ class SlowTransport(NetworkTransport):
         super().__init__(port)
         self.outcomes: list[asyncio.Future[None]] = []
 
-    async def open_connection(self, protocol_factory: Any, timeout_s: Any = None, patience_s: Any = None) -> Any:
-        if patience_s is not None:
+    async def open_connection(self, protocol_factory: Any, timeout_s: Any = None, patience: Any = None) -> Any:
+        if patience is not None:
             self.outcomes.append(asyncio.get_running_loop().create_future())
             raise ConnectPending("slow", self.outcomes[-1])
         return await super().open_connection(protocol_factory)

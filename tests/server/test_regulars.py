@@ -61,8 +61,9 @@ def test_the_last_words_count() -> None:
         words((b"host", b"a"), (b"authorization", b"secret")),
         words((b"host", b"a"), (b"x-api-key", b"secret")),
         words((b"host", b"a"), is_admitted=False),
+        words((b"host", b"a"), (b"x-filler", b"a" * 4096)),
     ],
-    ids=["a cookie", "a password", "a key", "what has to be judged anew"],
+    ids=["a cookie", "a password", "a key", "what has to be judged anew", "many"],
 )
 def test_some_words_are_not_remembered(said: PlainSection) -> None:
     regulars = Regulars()

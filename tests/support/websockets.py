@@ -34,7 +34,7 @@ class NetworkTransport:
         self.port = port
 
     async def open_connection(
-        self, protocol_factory: Callable[[], P], timeout_s: float | None = None, patience_s: float | None = None
+        self, protocol_factory: Callable[[], P], timeout_s: float | None = None, patience: Any = None
     ) -> tuple[asyncio.Transport, P]:
         try:
             return await asyncio.get_running_loop().create_connection(protocol_factory, "127.0.0.1", self.port)

@@ -82,7 +82,7 @@ def outbound(
     fields: Sequence[tuple[bytes, bytes]] = ((b"host", b"upstream.test"),),
     body: bytes | RequestStream | None = None,
     *,
-    timeout: dict[str, float] | None = None,
+    timeout: dict[str, Any] | None = None,
     on_interim: Callable[[int, list[tuple[bytes, bytes]]], None] | None = None,
 ) -> OutboundRequest:
     """A request with what most tests do not care about."""

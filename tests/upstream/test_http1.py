@@ -15,7 +15,7 @@ from gateway.errors import ConnectFailed, ConnectPending, ConnectTimeout
 from gateway.http.fields import Fields
 from gateway.ticker import Ticker
 from gateway.upstream.http1 import Http1Transport
-from gateway.upstream.http1_connect import Dialer
+from gateway.upstream.http1_connect import Dialer, Patience
 from tests.support.upstream import (
     Script,
     ScriptedConnection,
@@ -410,7 +410,7 @@ async def test_a_connection_that_its_request_did_not_wait_for_serves_the_next() 
         transport, dialer = transport_to(upstream), SlowDialer(upstream.port)
         transport._dialer = dialer
         with pytest.raises(ConnectPending) as caught:
-            await transport.handle_async_request(outbound(timeout={"patience": 0.0}))
+            await transport.handle_async_request(outbound(timeout={"patience": Patience(0.0, lambda: True)}))
         assert not caught.value.request_sent
 
         dialer.go_on.set()
@@ -422,12 +422,31 @@ async def test_a_connection_that_its_request_did_not_wait_for_serves_the_next() 
         await transport.aclose()
 
 
+async def test_waiting_goes_on_while_there_is_nobody_else() -> None:
+    asked = 0
+
+    def has_other() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    async with ScriptedUpstream(respond(HELLO)) as upstream:
+        transport, dialer = transport_to(upstream), SlowDialer(upstream.port)
+        transport._dialer = dialer
+        timeout = {"patience": Patience(0.0, has_other)}
+        asking = asyncio.create_task(transport.handle_async_request(outbound(timeout=timeout)))
+        await until(lambda: asked > 2)
+        dialer.go_on.set()
+        assert (await asking).whole == b"hello"
+        await transport.aclose()
+
+
 async def test_a_raw_connection_that_nobody_waited_for_is_closed() -> None:
     async with ScriptedUpstream(silent) as upstream:
         transport, dialer = transport_to(upstream), SlowDialer(upstream.port)
         transport._dialer = dialer
         with pytest.raises(ConnectPending):
-            await transport.open_connection(asyncio.Protocol, patience_s=0.0)
+            await transport.open_connection(asyncio.Protocol, patience=Patience(0.0, lambda: True))
 
         dialer.go_on.set()
 
@@ -442,12 +461,14 @@ async def test_nothing_goes_on_connecting_when(who: str) -> None:
         transport._dialer = dialer
         if who == "the transport is closed":
             with pytest.raises(ConnectPending) as caught:
-                await transport.handle_async_request(outbound(timeout={"patience": 0.0}))
+                await transport.handle_async_request(outbound(timeout={"patience": Patience(0.0, lambda: True)}))
             await transport.aclose()
             await asyncio.wait([caught.value.outcome])
             assert caught.value.outcome.cancelled()
         else:
-            asking = asyncio.create_task(transport.handle_async_request(outbound(timeout={"patience": 60.0})))
+            asking = asyncio.create_task(
+                transport.handle_async_request(outbound(timeout={"patience": Patience(60.0, lambda: True)}))
+            )
             await until(lambda: dialer.begun == 1)
             asking.cancel()
             await asyncio.wait([asking])
@@ -460,7 +481,9 @@ async def test_a_request_that_is_cancelled_when_it_is_connected_loses_no_connect
     async with ScriptedUpstream(respond(HELLO)) as upstream:
         transport, dialer = transport_to(upstream), SlowDialer(upstream.port)
         transport._dialer = dialer
-        asking = asyncio.create_task(transport.handle_async_request(outbound(timeout={"patience": 60.0})))
+        asking = asyncio.create_task(
+            transport.handle_async_request(outbound(timeout={"patience": Patience(60.0, lambda: True)}))
+        )
         await until(lambda: dialer.begun == 1)
         dialer.go_on.set()
         await until(lambda: transport.connections == 1)
@@ -474,7 +497,9 @@ async def test_closing_lets_those_connect_that_are_waited_for() -> None:
     async with ScriptedUpstream(respond(HELLO)) as upstream:
         transport, dialer = transport_to(upstream), SlowDialer(upstream.port)
         transport._dialer = dialer
-        asking = asyncio.create_task(transport.handle_async_request(outbound(timeout={"patience": 60.0})))
+        asking = asyncio.create_task(
+            transport.handle_async_request(outbound(timeout={"patience": Patience(60.0, lambda: True)}))
+        )
         await until(lambda: dialer.begun == 1)
         await transport.aclose()
         dialer.go_on.set()

@@ -10,6 +10,7 @@ import pytest
 from gateway.errors import GatewayError
 from gateway.ticker import Ticker
 from gateway.upstream.http1 import Http1Transport
+from gateway.upstream.http1_connect import Patience
 from tests.support.upstream import (
     ScriptedConnection,
     ScriptedUpstream,
@@ -136,7 +137,7 @@ async def test_at_random_moments_nothing_leaks(patience: list[float]) -> None:
 
     async def exchange(transport: Http1Transport) -> None:
         body = rng.choice(bodies)()  # type: ignore[no-untyped-call]
-        timeout = {"patience": rng.choice(patience)} if patience else None
+        timeout = {"patience": Patience(rng.choice(patience), lambda: True)} if patience else None
         request = outbound(rng.choice([b"PUT", b"POST"]), body=body, timeout=timeout)
         answer = await transport.handle_async_request(request)
         try:

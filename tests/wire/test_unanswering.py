@@ -10,7 +10,14 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from tests.support.gateway import proxying, request, serving, until
-from tests.support.upstream import ScriptedUpstream, refused_port, respond, response, unanswering_port
+from tests.support.upstream import (
+    ScriptedConnection,
+    ScriptedUpstream,
+    refused_port,
+    respond,
+    response,
+    unanswering_port,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -68,3 +75,31 @@ async def test_where_there_is_nobody_else_the_whole_time_is_waited(server: str, 
             async with serving(table, server=server) as served:
                 assert (await served.ask(request())).status == 504
                 assert served.exchanges[-1].attempts[-1].outcome == "ConnectTimeout"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_who_is_full_is_nobody_else(server: str, method: str) -> None:
+    let_go = asyncio.Event()
+
+    async def busy(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await let_go.wait()
+        await connection.send(response(body=b"hello"))
+
+    async with ScriptedUpstream(busy) as origin:
+        with unanswering_port() as port:
+            upstream = {**CONNECT, "connect_timeout": "400ms", "max_connections": 1, "max_pending": 0}
+            table = proxying(f"http://127.0.0.1:{port}", origin.url, upstream=upstream, retry=False)
+            async with serving(table, server=server) as served:
+                hanging, full = served.upstream.endpoints
+                body = b"abc" if method == "POST" else None
+                waiting = asyncio.create_task(served.ask(request(method, body=body)))
+                await until(lambda: hanging.in_flight == 1)
+                taking = asyncio.create_task(served.ask(request()))
+                await until(lambda: full.in_flight == 1)
+                # It has a place, and there is no other: to send it away would be to have it give up the one it has.
+                assert (await waiting).status == 504
+                assert [attempt.outcome for attempt in served.exchanges[0].attempts] == ["ConnectTimeout"]
+                let_go.set()
+                assert (await taking).status == 200
+                assert len(origin.requests) == 1
