@@ -35,7 +35,7 @@ from gateway.http.location import mount_prefix
 from gateway.http.vary import Selectors, selectors_of, selects
 from gateway.middleware.cache_answer import holds_already, send_entry, send_head_only
 from gateway.middleware.cache_fetch import Fetcher
-from gateway.middleware.cache_flight import alone_s
+from gateway.middleware.cache_flight import ALONE_S, alone_s
 from gateway.middleware.cache_handle import Cache
 from gateway.middleware.cache_past import PastStore, PublicParts
 from gateway.middleware.cache_plan import FlightPlan
@@ -210,7 +210,8 @@ class CacheMiddleware:
 
     def is_for_each_alone(self, key: CacheKey, now: float) -> bool:
         """Whether nothing is stored under ``key``, and it is known that nobody can wait for another's answer."""
-        if not self.cache.is_alone(key):
+        # Others may get answers of their own all the time, such as those who say who they are.
+        if not self.cache.is_alone(key) or self.cache.has_missed(key, now):
             return False
         entries = self.cache.store.get_now(key, now)
         return entries is not None and not entries
@@ -237,6 +238,7 @@ class CacheMiddleware:
             reason = "too large"
         if not reason and (freshness.fresh_until > requested_at or freshness.keep_until > received_at):
             self.cache.forget_alone(key)
+            self.cache.remember_missed(key, received_at + ALONE_S)
         else:
             self.cache.remember_alone(key, alone_s(status))
         return reason, self._report.alone_fields(key, status, reason)

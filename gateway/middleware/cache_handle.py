@@ -51,6 +51,7 @@ class Cache:
         self._by_path: dict[bytes, set[Flight]] = {}
         # By hash: keys are as long as clients like, and a collision only lets a request go by itself.
         self._alone: TLRUCache[int, float] = TLRUCache(MAX_ALONE, ttu=_until, timer=clock)
+        self._missed: dict[int, float] = {}
 
     async def purge(
         self,
@@ -169,6 +170,16 @@ class Cache:
     def forget_alone(self, key: CacheKey) -> None:
         """They can."""
         self._alone.pop(hash(key), None)
+
+    def remember_missed(self, key: CacheKey, until: float) -> None:
+        """An answer under ``key`` could have been stored and was not: up to ``until`` the next ones are to be."""
+        if len(self._missed) >= MAX_ALONE:
+            self._missed.clear()
+        self._missed[hash(key)] = until
+
+    def has_missed(self, key: CacheKey, now: float) -> bool:
+        """Whether the next answer under ``key`` is to be stored if it may be, whatever others were like."""
+        return self._missed.get(hash(key), 0.0) > now
 
 
 def _until(key: int, for_s: float, now: float) -> float:

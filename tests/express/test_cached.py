@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.express.support import warm
-from tests.support.gateway import proxying, request, until
+from tests.support.gateway import proxying, request, serving, until
 from tests.support.upstream import ScriptedConnection, ScriptedUpstream, respond, response
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +75,22 @@ async def test_what_is_never_kept_goes_on_being_asked_for_alone(
                 client.write(request())
                 assert status_of(await client.answer()) == b"gateway; fwd=uri-miss; fwd-status=200" + detail
                 assert ways.short == count
+
+
+async def test_those_with_answers_of_their_own_keep_nobody_from_sharing(server: str) -> None:
+    async with (
+        ScriptedUpstream(respond(FRESH)) as upstream,
+        serving(proxying(upstream.url, cache=True), server=server) as served,
+        served.client() as client,
+    ):
+        seen = []
+        for _ in range(4):
+            for fields in ([(b"Authorization", b"Bearer a")], []):
+                client.write(request(fields=fields))
+                answer = await client.answer()
+            seen.append(status_of(answer).partition(b"; ttl=")[0])
+        passed = b"gateway; fwd=uri-miss; fwd-status=200"
+        assert seen == [passed, passed + b"; stored", b"gateway; hit", b"gateway; hit"]
 
 
 async def test_what_can_be_asked_about_is_kept_again(server: str) -> None:
