@@ -24,6 +24,7 @@ _PLAIN_TARGET = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}")
 # A request with one of them has a body, or something to negotiate.
 _NOT_PLAIN = frozenset([b"content-length", b"expect", b"transfer-encoding", b"upgrade"])
 _MAX_REMEMBERED = 256
+_MAX_REMEMBERED_BYTES = 4 * 1024
 
 
 class MountedExpress:
@@ -114,7 +115,8 @@ class MountedExpress:
         if admitted is None:
             names = {name for name, _ in scope["headers"]}
             admitted = express.admit(scope) if _NOT_PLAIN.isdisjoint(names) else None
-            if admitted is not None and self._recent.has_met(key):
+            size = sum([len(name) + len(value) for name, value in scope["headers"]])
+            if admitted is not None and size <= _MAX_REMEMBERED_BYTES and self._recent.has_met(key):
                 # Whoever reads this process's memory shall not find secrets long after the request; but a page asks for
                 # many things at once.
                 known = self._admitted_briefly if any(map(may_be_secret, names)) else self._admitted
