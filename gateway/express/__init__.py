@@ -12,6 +12,7 @@ does, and the client sees the same.
     fields     what becomes of a field of an upstream's response
     coded      what becomes of a response that may be coded
     proxied    the lane to an upstream
+    exchange   one exchange on it, to whichever end
     stored     the lane to the cache's store
     unstored   requests that go past the store
     guarded    a lane before which it is decided who may use it, and how much

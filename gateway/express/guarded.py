@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.exchange import Admitted, Exchange
-from gateway.express.proxied import ExpressExchange
+from gateway.express.exchange import ExpressExchange
 from gateway.middleware.access import AccessMiddleware
 from gateway.middleware.auth import NAMELESS, AuthMiddleware, Identity
 from gateway.middleware.concurrency import ConcurrencyMiddleware

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Generator
 from starlette.types import Receive, Scope, Send
 
 from gateway.exchange import BEGUN_KEY, WHOLE_FOLLOWS, Admitted, Exchange
+from gateway.express.exchange import ExpressExchange
 from gateway.express.fields import lines_of
-from gateway.express.proxied import ExpressExchange, ProxiedLane, framed
+from gateway.express.proxied import ProxiedLane, framed
 from gateway.express.stored import StoredHead
 from gateway.express.table import Express
 from gateway.express.uvicorn_cycle import UvicornCycles

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from starlette.types import Receive, Scope, Send
 
 from gateway.exchange import BEGUN_KEY, SCOPE_KEY, Exchange
-from gateway.express.proxied import ExpressExchange
+from gateway.express.exchange import ExpressExchange
 
 
 class Resumption:

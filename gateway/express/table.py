@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Scope
 
 from gateway.errors import GatewayError
 from gateway.exchange import SCOPE_KEY, Admitted, Exchange, Recorder, ResponseRule, record_ended
-from gateway.express.proxied import ExpressExchange, ProxiedLane
+from gateway.express.exchange import ExpressExchange
+from gateway.express.proxied import ProxiedLane
 from gateway.express.stored import StoredHead
 from gateway.http.target import MAX_CACHED_BYTES, RequestPath, read_path_anew
 from gateway.middleware.admission import Admission

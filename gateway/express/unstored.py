@@ -12,7 +12,7 @@ from gateway.middleware.cache_report import note
 from gateway.upstream.messages import InboundResponse
 
 if TYPE_CHECKING:
-    from gateway.express.proxied import ExpressExchange
+    from gateway.express.exchange import ExpressExchange
     from gateway.express.table import Passing
 
 

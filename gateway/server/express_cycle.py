@@ -7,7 +7,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from gateway.exchange import Exchange
-from gateway.express.proxied import ExpressExchange, ProxiedLane, framed
+from gateway.express.exchange import ExpressExchange
+from gateway.express.proxied import ProxiedLane, framed
 from gateway.http.fields import Fields
 from gateway.server.response_head import STATUS_LINES, informational_head
 from gateway.upstream.messages import InboundResponse
