@@ -9,7 +9,8 @@ HOLD_US = 1000.0
 
 SHORT_US = 250.0
 SHORT_HOLD_US = 4000.0
-"""The same where each is short: handing one to a thread costs 100 us and more, about as much as its whole request."""
+"""The same for whole bodies that are short: handing one to a thread costs 100 us and more, about as much as its whole
+request. Streams have many pieces, and would take all of it."""
 
 
 class CodingTurn:
@@ -20,14 +21,14 @@ class CodingTurn:
         """Whose turn it is; None while nothing is coded."""
         self._used_us = 0.0
 
-    def takes(self, us: float) -> bool:
-        """Whether there is time for so many microseconds of coding, and use it up if there is."""
+    def takes(self, us: float, *, is_whole: bool = True) -> bool:
+        """Whether there is time for so many microseconds of coding a body or a piece, and use it up if there is."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop = loop
             self._used_us = 0.0
             loop.call_soon(self._end)
-        if self._used_us + us > (SHORT_HOLD_US if us <= SHORT_US else HOLD_US):
+        if self._used_us + us > (SHORT_HOLD_US if is_whole and us <= SHORT_US else HOLD_US):
             return False
         self._used_us += us
         return True

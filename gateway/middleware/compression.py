@@ -122,12 +122,13 @@ class CompressionMiddleware:
 
     def coded_now(self, coding: str, body: bytes) -> bytes | None:
         """A whole body in ``coding``; None where that would hold the event loop too long."""
-        return self._short_coders[coding](body) if self.may_hold_loop(coding, len(body)) else None
-
-    def may_hold_loop(self, coding: str, size: int) -> bool:
-        """Whether so many bytes may be coded before the event loop turns."""
         call_us, byte_us = self._costs_us[coding]
-        return self._turn.takes(call_us + byte_us * size)
+        return self._short_coders[coding](body) if self._turn.takes(call_us + byte_us * len(body)) else None
+
+    def takes_piece(self, coding: str, size: int) -> bool:
+        """Whether a piece of so many bytes may be coded before the event loop turns."""
+        call_us, byte_us = self._costs_us[coding]
+        return self._turn.takes(call_us + byte_us * size * _PIECE_FACTOR, is_whole=False)
 
 
 class _Response:
@@ -219,7 +220,7 @@ class _Response:
             return await _in_thread(code_whole, plan.coding, policy.level, body) if coded is None else coded
         if self._encoder is None:
             self._encoder = make_encoder(plan.coding, policy.level, plan.length)
-        if policy.may_hold_loop(plan.coding, len(body) * _PIECE_FACTOR):
+        if policy.takes_piece(plan.coding, len(body)):
             return self._encode(self._encoder, body, more)
         return await _in_thread(self._encode, self._encoder, body, more)
 

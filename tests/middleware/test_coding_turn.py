@@ -35,6 +35,17 @@ def test_short_bodies_may_take_longer_together() -> None:
     asyncio.run(run())
 
 
+def test_pieces_of_streams_have_no_more_time_for_being_short() -> None:
+    async def run() -> None:
+        turn = CodingTurn()
+        for _ in range(int(HOLD_US / SHORT_US)):
+            assert turn.takes(SHORT_US, is_whole=False)
+        assert not turn.takes(SHORT_US, is_whole=False)
+        assert turn.takes(SHORT_US)
+
+    asyncio.run(run())
+
+
 def test_a_loop_that_ended_in_between_holds_nothing_back() -> None:
     async def run(turn: CodingTurn) -> bool:
         return turn.takes(HOLD_US)
