@@ -70,7 +70,7 @@ class Gateway(Starlette):
     def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if self._loop is not asyncio.get_running_loop():
             return self._serve_first(scope, receive, send)
-        if scope["root_path"]:
+        if scope.get("root_path"):
             scope = without_root_path(scope)
         express = self.live.express
         short = None

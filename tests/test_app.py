@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from gateway import Gateway as PublicGateway
 from gateway.app import Gateway, without_root_path
 from gateway.config.load import load_config
 from gateway.config.problems import ConfigError
-from tests.support.gateway import make_gateway, until
+from tests.support.gateway import make_gateway, proxying, until
 from tests.support.messages import call, http_scope
+from tests.support.upstream import ScriptedUpstream, respond, response
 
 pytestmark = pytest.mark.anyio
 
@@ -129,6 +131,20 @@ async def test_a_reload_takes_a_config_a_path_or_the_file_anew(tmp_path: Path) -
         assert (await call(gateway, scope())).body == b"three"
         await gateway.reload(path)
         assert (await call(gateway, scope())).body == b"two"
+
+
+@pytest.mark.parametrize("missing", [(), ("root_path",), ("scheme",), ("raw_path", "extensions"), ("state", "server")])
+@pytest.mark.parametrize("pair", [tuple, list])
+async def test_it_takes_a_scope_as_any_server_makes_it(missing: tuple[str, ...], pair: Callable[..., Any]) -> None:
+    async with ScriptedUpstream(respond(response(200, body=b"hello"))) as upstream:
+        gateway = make_gateway(proxying(upstream.url))
+        async with gateway.lifespan():
+            for _ in range(3):
+                made = {name: value for name, value in scope(b"/a?b").items() if name not in missing}
+                made["headers"] = [pair(field) for field in ((b"host", b"a.example"), (b"accept", b"*/*"))]
+                assert (await call(gateway, made)).body == b"hello"
+        assert [asked.target for asked in upstream.requests] == [b"/a?b"] * 3
+        assert upstream.requests[-1].values(b"x-forwarded-proto") == [b"http"]
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,15 @@ class Pass:
 
     __slots__ = ("_guards", "_key", "admitted", "identity")
 
-    def __init__(self, guards: Guards, admitted: Admitted, identity: Identity | None) -> None:
+    def __init__(self, guards: Guards, sent: Admitted, identity: Identity | None) -> None:
         self.identity = identity
         """Who the fields said it is."""
-        self.admitted = admitted
+        self.admitted = admitted = _identified(sent, guards.auth, identity)
         """The header section that goes on: without credentials, and with what tells the service who the client is."""
         self._guards = guards
         limit = guards.rate_limit
-        self._key = "" if limit is None else limit.key(admitted.identity.client, admitted.user, admitted.fields)
+        # By a name it counts behind authentication, by a field before it: what the client sent.
+        self._key = "" if limit is None else limit.key(admitted.identity.client, admitted.user, sent.fields)
 
     def count(self, exchange: Exchange) -> bool:
         """Count a request that is certain to begin; False, and nothing is counted, when it exceeds the rate limit."""
@@ -119,7 +120,7 @@ class GuardedLane:
             access = self._guards.access
             if access is not None and not access.admits(admitted.identity.client):
                 return None
-            known = Pass(self._guards, _identified(admitted, auth, identity), identity)
+            known = Pass(self._guards, admitted, identity)
             admitted.note(self, known)
         return known
 

@@ -107,12 +107,16 @@ class MountedExpress:
 
     def _admit(self, express: Express, scope: Scope) -> Admitted | None:
         client = scope.get("client")
-        key = (client and client[0], scope["scheme"], scope["root_path"], tuple(scope["headers"]))
+        key = (client and client[0], scope.get("scheme"), scope.get("root_path"), tuple(scope["headers"]))
         if self._admitted_by is not express:
             self._admitted_by = express
             self._admitted.clear()
             self._admitted_briefly.clear()
-        admitted = self._admitted.get(key) or self._admitted_briefly.get(key)
+        try:
+            admitted = self._admitted.get(key) or self._admitted_briefly.get(key)
+        except TypeError:
+            # ASGI lets a field be a list as well, which nobody can look up.
+            return None
         if admitted is None:
             names = {name for name, _ in scope["headers"]}
             admitted = express.admit(scope) if _NOT_PLAIN.isdisjoint(names) else None

@@ -127,19 +127,21 @@ async def test_beyond_the_rate_a_request_is_refused_and_not_counted(server: str)
         assert len(upstream.requests) == 3
 
 
-async def test_both_ways_count_under_the_same_key(server: str) -> None:
+# Who counts by the field of the credentials counts what the client sent, though the service never sees it.
+@pytest.mark.parametrize("key", ["user", "header:X-API-Key"])
+async def test_both_ways_count_under_the_same_key(key: str, server: str) -> None:
     async with (
         ScriptedUpstream(respond(OK)) as upstream,
-        warm(proxying(upstream.url, rate_limit={**LIMIT, "key": "user"}, auth=KEYS), server=server) as (
+        warm(proxying(upstream.url, rate_limit={**LIMIT, "key": key}, auth=KEYS), server=server) as (
             _,
             ways,
             client,
         ),
     ):
         seen: dict[bytes, list[int]] = {b"a-secret": [], b"b-secret": []}
-        for method, key in [("GET", ADA), ("POST", ADA), ("GET", BOB), ("GET", ADA), ("POST", BOB), ("GET", ADA)]:
-            client.write(request(method, fields=[key], body=b"x" if method == "POST" else None))
-            seen[key[1]].append(left(await client.answer()))
+        for method, sent in [("GET", ADA), ("POST", ADA), ("GET", BOB), ("GET", ADA), ("POST", BOB), ("GET", ADA)]:
+            client.write(request(method, fields=[sent], body=b"x" if method == "POST" else None))
+            seen[sent[1]].append(left(await client.answer()))
         assert seen == {b"a-secret": [999, 998, 997, 996], b"b-secret": [999, 998]}
         assert ways.short == 3
 
@@ -270,6 +272,26 @@ async def test_a_token_is_judged_anew_as_soon_as_it_may_hold_no_longer(server: s
         guards.auth.authenticator._wall_clock = lambda: 4_000_000_031.0
         await ask(ada)
         assert ways.short == 2
+
+
+async def test_a_limit_by_a_field_that_authentication_sets_counts_what_the_client_sent(server: str) -> None:
+    async with (
+        ScriptedUpstream(respond(OK)) as upstream,
+        warm(proxying(upstream.url, rate_limit={**LIMIT, "key": "header:X-Tenant"}, auth=KEYS), server=server) as (
+            served,
+            ways,
+            client,
+        ),
+    ):
+        auth = served.gateway.generation.routes["all"].lane._guards.auth  # type: ignore[union-attr]
+        found = Identity("ada", ((b"x-tenant", b"vouched for"),))
+        auth.known = lambda headers: found
+        auth.authenticator.authenticate = lambda scope: asyncio.sleep(0, found)
+        seen = []
+        for method, tenant in (("GET", b"one"), ("POST", b"one"), ("GET", b"other"), ("GET", b"one")):
+            client.write(request(method, fields=[ADA, (b"X-Tenant", tenant)], body=b"x" if method == "POST" else None))
+            seen.append(left(await client.answer()))
+        assert (seen, ways.short) == ([999, 998, 999, 997], 2)
 
 
 async def test_a_password_is_verified_once_and_remembered_for_both_ways(server: str) -> None:
