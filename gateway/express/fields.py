@@ -116,6 +116,7 @@ class PlainFields(dict[Field, Verdict]):
             merged = after_rules(self._response_rules, [field], "https")
             if merged == added:
                 return _DROPPED
+            flags = CODING if self._coding_rule is not None else 0
             if merged != [field, *added]:
                 if merged[1:] != [other for other in added if other[0] != b"vary"]:
                     return _WORK

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # Without a body, or of meaning to retries and outlier detection.
 _NOT_PLAIN_STATUSES = frozenset([204, 205, 304, 502, 503, 504])
 _MAX_TEMPLATES = 256
+# Each connection that idles may have a head for each route and endpoint.
+_MAX_NOTED_BYTES = 4 * 1024
 _NO_SCOPE: dict[str, Any] = {}
 
 
@@ -135,7 +137,8 @@ class ProxiedLane:
         parts: list[bytes] | None = admitted.notes.get(key)
         if parts is None:
             parts = self._head_parts(admitted, endpoint)
-            admitted.note(key, parts)
+            if sum(map(len, parts)) <= _MAX_NOTED_BYTES:
+                admitted.note(key, parts)
         return b"GET " + out + exchange.request_id.encode("ascii").join(parts)
 
     def _target(self, admitted: Admitted, endpoint: Endpoint, target: bytes, way: Way, exchange: Exchange) -> bytes:

@@ -171,6 +171,16 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [(b"X-C", b"1"), (b"X-C", b"3"), DATE], b"a"),
         request(),
     ),
+    "compressed, and a rule adds to a Vary of the upstream's": (
+        {"compress": True, "response_headers": {"add": {"Vary": "X-Q"}}},
+        response(200, [(b"Vary", b"Accept"), JSON, DATE], b'{"a": 1}' * 500),
+        request(fields=[(b"Accept-Encoding", b"gzip")]),
+    ),
+    "compressed, and a rule adds to a Vary that says all": (
+        {"compress": True, "response_headers": {"add": {"Vary": "X-Q"}}},
+        response(200, [(b"Vary", b"*"), JSON, DATE], b'{"a": 1}' * 500),
+        request(fields=[(b"Accept-Encoding", b"gzip")]),
+    ),
     "a bound on what runs": ({"max_concurrent": 5}, response(200, [DATE], b"a"), request()),
     "rate limit": ({"rate_limit": {"rate": "10/h", "burst": 5}}, response(200, [DATE], b"a"), request()),
     "rate limit, and the upstream has one too": (
