@@ -174,6 +174,8 @@ class ExpressExchange:
     def let_go(self) -> None:
         """The layers have ended; not all of them come to the handler."""
         if not self.is_taken:
+            # Nor may anybody come to it later: a flight goes on when its client has left.
+            self.is_taken = True
             self._free()
         if self.place is not None:
             self.leave_place()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.exchange import SCOPE_KEY, TAGS_AS_GIVEN, Exchange
+from gateway.exchange import BEGUN_KEY, SCOPE_KEY, TAGS_AS_GIVEN, Exchange
 from gateway.http.cache_control import NO_DIRECTIVES, RequestDirectives, request_directives
 from gateway.http.cache_key import CacheKey
 from gateway.http.cookies import cookie_pairs
@@ -168,6 +168,8 @@ class CacheRequest:
             setattr(twin, name, getattr(self, name))
         twin.exchange = None
         scope = {**self.scope, "state": dict(self.scope.get("state") or {})}
+        # What was begun for the client is the client's, to its end.
+        scope.pop(BEGUN_KEY, None)
         extensions = self.scope.get("extensions") or {}
         scope["extensions"] = {name: value for name, value in extensions.items() if not callable(value)}
         if self.exchange is not None:

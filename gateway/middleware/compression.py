@@ -59,7 +59,7 @@ COMPRESSIBLE_TYPES = (
 
 # A piece of a stream takes longer than as much of a whole body: it is flushed, and the tables of its encoder have left
 # the processor's cache for those of other streams.
-_PIECE_FACTOR = 2
+_PIECE_FACTOR = 4
 _MAX_DECODED_BYTES = 64 * 1024 * 1024
 _MAX_DECODED_RATIO = 100.0
 

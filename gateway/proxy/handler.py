@@ -38,6 +38,8 @@ class Begun(Protocol):
     """Whether the attempt was made."""
     was_stale: bool
     """Whether it met a connection that the upstream had closed, and so counts for nothing."""
+    is_taken: bool
+    """Whether somebody has taken it over already, or it was let go."""
 
     def take(self) -> Endpoint:
         """The endpoint that was chosen, counted in flight: from now on it is to be released."""
@@ -151,6 +153,9 @@ class ProxyHandler:
         upstream = self.upstream
         fields = self._outbound.fields(scope, exchange)
         begun: Begun | None = scope.get(BEGUN_KEY)
+        if begun is not None and begun.is_taken:
+            # A layer asks again, or after the client has left: what was begun is over.
+            begun = None
         deadline = self._clock() + self._timeout_s if begun is None else begun.deadline
         attempts = Attempts(self._retry, upstream, exchange.method, body)
         exchange.decision = upstream.decision
