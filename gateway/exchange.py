@@ -25,13 +25,11 @@ ResponseRule = Callable[[Scope, Message], None]
 Recorder = Callable[["Exchange"], None]
 """Reads an exchange that has ended."""
 
-_MAX_NOTES = 64
-
 SCOPE_KEY = "gateway.exchange"
 """Where the exchange stands in the ASGI scope."""
 
 BEGUN_KEY = "gateway.begun"
-"""Where a scope has an exchange that was begun on the short way, as ``gateway.proxy.express`` knows it."""
+"""Where a scope has an exchange that was begun on the short way, a ``gateway.express.exchange.ExpressExchange``."""
 
 WHOLE_FOLLOWS = "gateway.whole_follows"
 """Key of an ``http.response.start`` whose complete body comes with the very next message: holding the head back until

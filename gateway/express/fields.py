@@ -30,7 +30,7 @@ _WORK: Verdict = NOT_PLAIN, b"", None
 
 _Kind = int
 # Any value is passed on; none is; only the layers can tell; or the value decides.
-_ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE, _CODING, _VARY = range(1, 11)
+_ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE, _CODING, _VARY, _DROP_TRANSFORMABLE = range(1, 12)
 # What is said by those of which any value is passed on.
 _PASSED_ON = {_ANY: 0, _CODING: CODING}
 _KINDS = {b"set-cookie": _COOKIE, b"content-length": _LENGTH, b"date": _DATE, b"content-type": _TYPE}
@@ -102,6 +102,9 @@ class PlainFields(dict[Field, Verdict]):
         if kind == _LONG:
             return _WORK
         value, flags = field[1], 0
+        if kind == _DROP_TRANSFORMABLE:
+            # The rules of the route drop it, but not before it has been seen whether the body may be coded.
+            return _WORK if b"no-transform" in value.lower() else _DROPPED
         if kind == _HOP:
             return _DROPPED if is_plain_connection(value) else _WORK
         if kind == _COOKIE:
@@ -142,7 +145,7 @@ class PlainFields(dict[Field, Verdict]):
             return _VARY
         after, added = after_rules(self._response_rules, [field], "https"), self.added("https")
         if after == added and name not in _KINDS and name != b"content-encoding":
-            return _DROP
+            return _DROP_TRANSFORMABLE if name == b"cache-control" and self._coding_rule is not None else _DROP
         if name in _REFERENCES or after != [field, *added]:
             return _LONG
         if name == b"content-encoding" and self._coding_rule is not None:

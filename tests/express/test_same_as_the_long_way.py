@@ -171,6 +171,11 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [(b"X-C", b"1"), (b"X-C", b"3"), DATE], b"a"),
         request(),
     ),
+    "compressed, and a rule drops Cache-Control": (
+        {"compress": True, "response_headers": {"set": {"Cache-Control": "no-store"}}},
+        response(200, [(b"Cache-Control", b"max-age=9"), JSON, DATE], b'{"a": 1}' * 500),
+        request(fields=[(b"Accept-Encoding", b"gzip")]),
+    ),
     "compressed, and a rule adds to a Vary of the upstream's": (
         {"compress": True, "response_headers": {"add": {"Vary": "X-Q"}}},
         response(200, [(b"Vary", b"Accept"), JSON, DATE], b'{"a": 1}' * 500),
@@ -313,6 +318,11 @@ LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
     "compressed, and a rule sets Vary": (
         {"compress": True, "response_headers": {"set": {"Vary": "Cookie"}}},
         response(200, [JSON, DATE], b'{"a": 1}' * 500),
+        request(fields=[(b"Accept-Encoding", b"gzip")]),
+    ),
+    "not to be transformed, and a rule drops what says so": (
+        {"compress": True, "response_headers": {"set": {"Cache-Control": "no-store"}}},
+        response(200, [(b"Cache-Control", b"max-age=9, No-Transform"), JSON, DATE], b'{"a": 1}' * 500),
         request(fields=[(b"Accept-Encoding", b"gzip")]),
     ),
     "compressed in a thread": (
