@@ -22,9 +22,6 @@ Directives = dict[str, str | None]
 MAX_SECONDS = 2**31
 """What larger delta-seconds are taken for, RFC 9111 section 1.2.2."""
 
-TARGETED_FIELDS = (b"cdn-cache-control", b"surrogate-control")
-"""Fields for caches such as this one; the first that applies replaces Cache-Control and Expires."""
-
 _UNFINISHED = "\0unfinished"
 _REPEATED = "\0repeated"
 _MEMBER = re.compile(rb'(?:[^,"]++|"(?:[^"\\]++|\\.)*+")*+')

@@ -21,7 +21,6 @@ _UNSAFE_PATH = re.compile(rb"[\x00-\x20#?\\\x7f-\xff]|%(?![0-9A-Fa-f]{2})|%00")
 _UNSAFE_QUERY = re.compile(rb"[\x00-\x20#\x7f-\xff]")
 _OTHER_SEPARATOR = re.compile(rb"%2[fF]|%5[cC]")
 _NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\*?\}")
-_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)", re.DOTALL)
 
 
 class RequestPath:
@@ -210,15 +209,6 @@ def join(prefix: bytes, path: bytes) -> bytes:
     if path.startswith(b"/"):
         return prefix + path
     return b"%b/%b" % (prefix, path)
-
-
-def split_absolute(target: bytes) -> tuple[bytes, bytes] | None:
-    """Authority and origin-form of a target in absolute form, RFC 9112 section 3.2.2; None for another form."""
-    match = _ABSOLUTE.fullmatch(target)
-    if match is None:
-        return None
-    authority, rest = match.groups()
-    return authority, rest if rest.startswith(b"/") else b"/" + rest
 
 
 def cut_root_path(raw_path: bytes, root_path: str) -> bytes:

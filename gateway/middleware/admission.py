@@ -106,8 +106,8 @@ class Admission:
         if SERVER_TARGET not in extensions:
             self._check_limits(b"", headers)
         client = scope.get("client")
-        if self._trusts_nobody and client:
-            identity = direct_identity(client[0] or UNIX, scope.get("scheme", "http"))
+        if self._trusts_nobody and client and client[0]:
+            identity = direct_identity(client[0], scope.get("scheme", "http"))
         else:
             identity = self._identify(scope)
         request_id = request_id_of(headers, self._request_id_header) if identity.trusted else ""

@@ -91,7 +91,7 @@ async def _run(turns: int, *, warm: bool, answers_after: int, fails: bool, **rou
         return gateway.runtime.exchanges[int(warm) :]
 
 
-@pytest.mark.parametrize("route", [{}, GUARDED], ids=["open", "guarded"])
+@pytest.mark.parametrize("route", [{}, GUARDED, {"cache": True}], ids=["open", "guarded", "cached"])
 @pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.parametrize("answers_after", [0, 3, 100])
 @pytest.mark.parametrize("turns", range(12))
@@ -103,7 +103,7 @@ def test_a_request_that_is_cancelled_is_recorded_once_and_leaves_nothing(
     assert {exchange.outcome for exchange in exchanges} <= {"aborted", "done"}
 
 
-@pytest.mark.parametrize("route", [{}, GUARDED], ids=["open", "guarded"])
+@pytest.mark.parametrize("route", [{}, GUARDED, {"cache": True}], ids=["open", "guarded", "cached"])
 def test_an_answer_that_cannot_be_sent_is_recorded_once_and_leaves_nothing(route: dict[str, Any]) -> None:
     (exchange,) = asyncio.run(_run(1, warm=True, answers_after=0, fails=True, **route))
     assert exchange.outcome == "aborted"

@@ -18,7 +18,6 @@ from gateway.http.target import (
     cut_root_path,
     join,
     read_path,
-    split_absolute,
     strip_segments,
 )
 
@@ -357,26 +356,6 @@ def test_templates_insert_the_bytes_of_names() -> None:
     assert template.render(names) == b"https://example.com:8443/new/a%2F//b?x=77"
     assert Template("/{missing}/x").render({}) == b"//x"
     assert Template("/caf\u00e9/{not a name}").render({}) == "/caf\u00e9/{not a name}".encode()
-
-
-@pytest.mark.parametrize(
-    ("target", "parts"),
-    [
-        (b"http://example.com/a//b?q", (b"example.com", b"/a//b?q")),
-        (b"HTTPS://Example.com:8443/", (b"Example.com:8443", b"/")),
-        (b"http://example.com", (b"example.com", b"/")),
-        (b"http://example.com?q", (b"example.com", b"/?q")),
-        (b"http://user@example.com/", (b"user@example.com", b"/")),
-        (b"http:///a", (b"", b"/a")),
-        (b"/a", None),
-        (b"//example.com/a", None),
-        (b"*", None),
-        (b"example.com:80", None),
-        (b"ftp://example.com/", None),
-    ],
-)
-def test_absolute_targets_are_taken_apart(target: bytes, parts: tuple[bytes, bytes] | None) -> None:
-    assert split_absolute(target) == parts
 
 
 @pytest.mark.parametrize(
