@@ -67,6 +67,7 @@ from gateway.proxy.outbound import Outbound
 from gateway.proxy.retry import NO_RETRY, RetryPolicy, conditions
 from gateway.proxy.split import SplitHandler
 from gateway.proxy.websocket import WebSocketProxy, WebSocketSettings
+from gateway.recent import Recent
 from gateway.router import RouteTable
 from gateway.routes import query_setting, target_rewrite, upstream_names
 from gateway.runtime import Runtime
@@ -175,6 +176,7 @@ class Compiler:
         self._upstreams = upstreams
         self._earlier = earlier
         self._has_cache = _has_cache(config)
+        self._recent_fields = Recent()
 
     def route(self, config: RouteConfig) -> Route:
         upstreams = tuple(self._upstreams[name] for name in upstream_names(config))
@@ -253,6 +255,7 @@ class Compiler:
             compression=compression,
             response_rules=response_rules,
             request_id_name=request_id_name,
+            recent=self._recent_fields,
         )
 
     def _guarded(self, app: ASGIApp, config: RouteConfig) -> tuple[ASGIApp, Guards]:

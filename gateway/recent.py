@@ -7,10 +7,12 @@ client up: 2 ms and 15 ms have been seen.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Hashable
 
-_PLACES = 1024
+_PLACES = 8192
 """A power of two. Of what comes in between, so much may be new before something counts as new again."""
+_TAG_BITS = 16
 
 
 class Recent:
@@ -19,13 +21,13 @@ class Recent:
     __slots__ = ("_tags",)
 
     def __init__(self) -> None:
-        self._tags = bytearray(_PLACES)
+        self._tags = array("H", bytes(_PLACES * _TAG_BITS // 8))
 
     def has_met(self, thing: Hashable) -> bool:
-        """Whether ``thing`` was asked about lately; from now on it was. One of 256 new things counts as met."""
+        """Whether ``thing`` was asked about lately; from now on it was. One of 65,536 new things counts as met."""
         found = hash(thing)
         place = found & (_PLACES - 1)
-        tag = found >> 16 & 255
+        tag = found >> 16 & 0xFFFF
         if self._tags[place] == tag:
             return True
         self._tags[place] = tag

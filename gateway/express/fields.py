@@ -39,7 +39,8 @@ _KINDS = {b"set-cookie": _COOKIE, b"content-length": _LENGTH, b"date": _DATE, b"
 class PlainFields(dict[Field, Verdict]):
     """What becomes of a field of an upstream's response.
 
-    Dropped are ``hidden`` fields, those of the hop, and ``own``, which the gateway adds itself.
+    Dropped are ``hidden`` fields, those of the hop, and ``own``, which the gateway adds itself. ``recent`` may be
+    that of other routes too.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PlainFields(dict[Field, Verdict]):
         answer_rules: tuple[ResponseRule, ...],
         response_rules: tuple[ResponseRule, ...],
         coding_rule: CodingRule | None,
+        recent: Recent,
     ) -> None:
         super().__init__()
         self.hidden = hidden
@@ -59,7 +61,7 @@ class PlainFields(dict[Field, Verdict]):
         self._coding_rule = coding_rule
         # Rules look at names.
         self._by_name: dict[bytes, _Kind] = {}
-        self._recent = Recent()
+        self._recent = recent
 
     def __missing__(self, field: Field) -> Verdict:
         name, value = field

@@ -59,7 +59,7 @@ def serve(
     on_refused: Callable[[Refusal], None] | None = None,
     request_id_header: str = "",
     beside: Callable[[ASGIApp], Awaitable[None]] | None = None,
-    ready: Callable[[list[str]], None] | None = None,
+    ready: Callable[[list[str], list[str]], None] | None = None,
     ws_max_size: int = 16 * 1024 * 1024,
 ) -> None:
     """Serve until told to stop; raises BindFailed and StartFailed.
@@ -67,8 +67,8 @@ def serve(
     ``make_app`` is called once in each worker; workers are forked, so anything callable will do. ``redirect_from`` is
     the plain address whose requests go to https on ``redirect_port``, by default the port of the first of ``binds``.
     ``on_reload`` and ``beside``, which runs as long as the worker, get the application; ``ready`` gets the URLs that
-    are listened on. ``request_id_header`` carries the id of a request that the server refuses itself. ``ws_max_size``
-    is the largest WebSocket message in bytes.
+    are listened on, and those of the ``sides``. ``request_id_header`` carries the id of a request that the server
+    refuses itself. ``ws_max_size`` is the largest WebSocket message in bytes.
     """
     os.environ.setdefault(VIA_VARIABLE, f"gw-{secrets.token_hex(4)}")
     shortage = raise_file_limit(limits.max_connections)
@@ -106,7 +106,8 @@ def serve(
             ws_max_size=ws_max_size,
             sides=all_sides,
         )
-        addresses = [shown(sock, "http" if tls is None else "https") for sock in sockets]
+        urls = [shown(sock, "http" if tls is None else "https") for sock in sockets]
+        side_urls = [shown(sock, "http") for group in groups[: len(sides)] for sock in group]
 
         def announce() -> None:
             # Only once it serves: what keeps it from starting stands alone.
@@ -114,7 +115,7 @@ def serve(
                 logger.warning("%s", shortage)
             notify_ready()
             if ready is not None:
-                ready(addresses)
+                ready(urls, side_urls)
 
         if workers == 1:
             worker.run(sockets, groups, ready=announce)

@@ -100,7 +100,7 @@ def run_gateway(config: Config, *, watch: bool, overrides: Mapping[str, Any] | N
                 on_refused=refused,
                 request_id_header=server.request_id_header,
                 beside=watch_config,
-                ready=partial(announce, config),
+                ready=announce,
             )
     except (BindFailed, StartFailed, TlsError, ConfigError) as error:
         raise RunFailed(str(error)) from error
@@ -202,10 +202,10 @@ def record_refusal(gateway: Gateway, refusal: Refusal) -> None:
         record(exchange)
 
 
-def announce(config: Config, addresses: list[str]) -> None:
-    """Say where the gateway answers."""
-    admin = f", admin on {config.admin.bind}" if config.admin is not None else ""
-    click.echo(f"gateway: listening on {', '.join(addresses)}{admin}", err=True)
+def announce(urls: list[str], side_urls: list[str]) -> None:
+    """Say where the gateway answers, and where the admin listener does."""
+    admin = f", admin on {', '.join(side_urls)}" if side_urls else ""
+    click.echo(f"gateway: listening on {', '.join(urls)}{admin}", err=True)
 
 
 def configure_logging(*, with_process: bool) -> None:

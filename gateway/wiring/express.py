@@ -19,6 +19,7 @@ from gateway.middleware.compression import CompressionMiddleware
 from gateway.middleware.cors import CorsRule
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.retry import conditions
+from gateway.recent import Recent
 from gateway.upstream.pool import Upstream
 from gateway.wiring.rules import answer_rules, hidden_names
 
@@ -49,6 +50,7 @@ def proxied_lane(
     compression: CompressionMiddleware | None,
     response_rules: tuple[ResponseRule, ...],
     request_id_name: bytes,
+    recent: Recent,
 ) -> ProxiedLane | None:
     """The lane of a route that goes to one upstream, behind its guards."""
     sticky = () if upstream.settings.sticky is None else (b"set-cookie",)
@@ -71,6 +73,7 @@ def proxied_lane(
             answer_rules=tuple(answer_rules(config, upstream_config)),
             response_rules=response_rules,
             coding_rule=None if compression is None else compression.rule,
+            recent=recent,
         ),
         request_id_name=request_id_name,
         timeout_s=config.timeout,

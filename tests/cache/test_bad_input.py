@@ -149,7 +149,7 @@ WORDS = st.lists(
 MESSAGE = st.lists(st.tuples(NAMES, st.one_of(LATIN, WORDS)), max_size=6)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(fields=MESSAGE, update=MESSAGE, asked=st.one_of(LATIN, WORDS), value=st.one_of(LATIN, WORDS))
 def test_anything(fields: Any, update: Any, asked: bytes, value: bytes) -> None:
     now = 1.7e9

@@ -212,4 +212,4 @@ class Conversations(RuleBasedStateMachine):
 
 
 TestConversations = pytest.mark.timeout(300)(Conversations.TestCase)
-TestConversations.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestConversations.settings = settings(max_examples=100, stateful_step_count=30)

@@ -22,6 +22,7 @@ from gateway.stores.redis import RedisStore
 from tests.cache.test_gateway import CC, Halves, begun, cached, came_from
 from tests.stores.redis_server import REDIS_SERVER, running_redis
 from tests.support.gateway import Served, request, serving, until
+from tests.support.ports import port_of_its_own
 from tests.support.upstream import ScriptedConnection, ScriptedUpstream, response
 
 pytestmark = [pytest.mark.anyio]
@@ -142,9 +143,7 @@ class Killable:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = port_of_its_own()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -209,7 +209,7 @@ QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 def test_no_bytes_break_the_gateway(kind: str) -> None:
     with benches() as (runner, bench):
 
-        @settings(max_examples=150, deadline=None, database=None, suppress_health_check=QUIET)
+        @settings(max_examples=150, database=None, suppress_health_check=QUIET)
         @given(BYTES[kind], cuts)
         def run(raw: bytes, places: list[int]) -> None:
             check(runner, bench, raw, places)
@@ -224,7 +224,7 @@ def test_no_bytes_break_the_gateway_for_a_long_time(capsys: Any) -> None:
     count = 0
     with benches() as (runner, bench):
 
-        @settings(max_examples=500, deadline=None, database=None, suppress_health_check=QUIET)
+        @settings(max_examples=500, database=None, suppress_health_check=QUIET)
         @given(st.one_of(*BYTES.values()), cuts)
         def run(raw: bytes, places: list[int]) -> None:
             nonlocal count

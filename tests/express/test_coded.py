@@ -27,7 +27,7 @@ def sorted_lines(lines: bytes) -> list[bytes]:
     return sorted(lines.split(b"\r\n"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     status=st.sampled_from([200, 404, 206]),
     fields=FIELDS,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.express.support import Ways, warm
-from tests.support.gateway import make_gateway, proxying, request, serving, until
+from tests.support.gateway import UVICORN, make_gateway, proxying, request, serving, until
 from tests.support.upstream import ScriptedConnection, ScriptedUpstream, respond, response
 
 pytestmark = pytest.mark.anyio
@@ -352,3 +352,33 @@ async def test_load_is_shed_on_either_way(server: str) -> None:
             go_on.set()
             for busy in (one, other):
                 assert (await busy.answer()).status == 200
+
+
+@pytest.mark.parametrize(("ticks", "is_short"), [(1, True), (2, False)])
+async def test_under_another_server_the_layers_get_what_is_under_way_at_two_ticks(ticks: int, is_short: bool) -> None:
+    go_on = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.send(OK)
+        await connection.read_request()
+        await go_on.wait()
+        await connection.send(OK)
+        await connection.wait_eof()
+
+    async with ScriptedUpstream(script) as upstream:
+        gateway = make_gateway(proxying(upstream.url))
+        gateway.runtime.ticker.interval_s = 3600.0
+        async with serving(gateway, server=UVICORN) as served, served.client() as client:
+            client.write(request())
+            await client.answer()
+            ways = Ways(served)
+            client.write(request())
+            await until(lambda: len(upstream.requests) == 2)
+            for _ in range(ticks):
+                gateway.runtime.ticker.tick()
+            await asyncio.sleep(0)
+            go_on.set()
+            assert (await client.answer()).body == b"hello"
+            await served.ended(2)
+            assert bool(ways.short) == is_short

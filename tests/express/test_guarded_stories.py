@@ -156,7 +156,7 @@ async def _run(senders: list[list[int]], steps: list[tuple[int, str, int]], *, c
             world.client.reset()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(senders=_SENDERS, steps=st.lists(_STEP, max_size=60), cache=st.booleans())
 def test_in_any_order_of_events_places_and_tokens_add_up(
     senders: list[list[int]], steps: list[tuple[int, str, int]], cache: bool

@@ -184,7 +184,7 @@ async def _run(kinds: list[int], steps: list[tuple[str, int]]) -> None:
         world.client.reset()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kinds=st.lists(st.integers(0, 3), min_size=1, max_size=6), steps=st.lists(_STEP, max_size=60))
 def test_any_order_of_events_keeps_every_promise(kinds: list[int], steps: list[tuple[str, int]]) -> None:
     asyncio.run(_run(kinds, steps))

@@ -610,7 +610,7 @@ _ANSWER_VALUES = st.sampled_from(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     fields=_FIELDS,
     answer=st.lists(st.tuples(_ANSWER_NAMES, _ANSWER_VALUES), max_size=5),
@@ -630,7 +630,7 @@ def test_any_fields_are_treated_the_same(fields: Any, answer: Any, size: int) ->
 
 
 @pytest.mark.parametrize("trusted", [[], ["127.0.0.0/8"]], ids=["peer", "proxy"])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sections=st.lists(_NAMES, max_size=5).flatmap(
         lambda names: st.lists(st.tuples(*[_VALUES for _ in names]), min_size=5, max_size=5).map(

@@ -13,6 +13,7 @@ from gateway.express.shared import SharedLane
 from gateway.http.fields import may_be_secret
 from gateway.http.forwarded import Identity
 from gateway.middleware.cors import CorsRule
+from gateway.recent import Recent
 from gateway.server.framing import HeadReader
 from tests.support.gateway import UVICORN, proxying, request, serving
 from tests.support.upstream import ScriptedUpstream, respond, response
@@ -21,7 +22,9 @@ pytestmark = pytest.mark.anyio
 
 
 def plain_fields() -> PlainFields:
-    return PlainFields(hidden=frozenset(), own=frozenset(), answer_rules=(), response_rules=(), coding_rule=None)
+    return PlainFields(
+        hidden=frozenset(), own=frozenset(), answer_rules=(), response_rules=(), coding_rule=None, recent=Recent()
+    )
 
 
 def test_fields_of_answers_are_remembered_within_bounds() -> None:

@@ -82,7 +82,7 @@ def test_independent_decoders_read_what_is_coded() -> None:
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pieces=st.lists(st.binary(max_size=2000), max_size=8), cut=st.integers(1, 700))
 def test_after_a_flush_everything_taken_can_be_decoded(coding: str, pieces: list[bytes], cut: int) -> None:
     encoder, decoder = make_encoder(coding), BoundedDecoder([coding], max_bytes=None)

@@ -231,7 +231,7 @@ async def test_bodies_around_the_thresholds_round_trip(size: int, level: str) ->
     assert decoded(await call(app, asking(b"zstd"))) == body
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(pieces=st.lists(st.binary(max_size=3000), min_size=1, max_size=10), coding=st.sampled_from(CODINGS))
 async def test_any_cut_of_a_body_round_trips(pieces: list[bytes], coding: str) -> None:
     sent = await call(CompressionMiddleware(answering(200, [TEXT], pieces)), asking(coding.encode()))

@@ -97,7 +97,7 @@ def main(workers: str, bind: str, *options: str) -> int:
             ],
             on_reload=reload,
             beside=beside,
-            ready=lambda addresses: say(f"ready {addresses[0]}"),
+            ready=lambda urls, _: say(f"ready {urls[0]}"),
         )
     except (BindFailed, StartFailed) as failure:
         say(f"failed: {failure}")

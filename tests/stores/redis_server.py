@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.ports import port_of_its_own
+
 REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 
 
@@ -18,9 +20,7 @@ REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 def running_redis(folder: Path, *options: str) -> Iterator[int]:
     """The port of a server that lives as long as the context."""
     assert REDIS_SERVER is not None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = port_of_its_own()
     process = subprocess.Popen(
         [REDIS_SERVER, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options],
         stdout=subprocess.DEVNULL,

@@ -183,7 +183,7 @@ async def test_a_bomb_of_an_upstream_is_cut(given: str) -> None:
         assert len(answer.body) <= 64 * 1024 * 1024
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     given=st.lists(st.binary(max_size=3000) | st.integers(0, 200_000), max_size=6),
     coding=st.sampled_from(CODINGS),
@@ -202,7 +202,7 @@ def test_any_boundaries_come_through(given: list[bytes | int], coding: str, leve
     assert max(map(len, out), default=0) <= 1.5 * BoundedDecoder.PIECE_BYTES
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     given=st.binary(max_size=5000) | st.integers(0, 2_000_000),
     codings=st.lists(st.sampled_from(("gzip", "br", "zstd", "deflate")), min_size=1, max_size=3),

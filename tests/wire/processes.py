@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.ports import port_of_its_own
+
 ROOT = Path(__file__).resolve().parents[2]
 _LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
 
@@ -68,9 +70,7 @@ def gateway_process(config: str, folder: Path) -> Iterator[tuple[Process, int]]:
 @contextlib.contextmanager
 def origin_process(name: str, folder: Path) -> Iterator[tuple[Process, int]]:
     """A server of ``tests.wire.origin``; it keeps its port when it is started again."""
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = port_of_its_own()
     process = Process([sys.executable, "-m", "tests.wire.origin", name, str(port)], folder / f"{name}.log")
     process.start()
     try:
