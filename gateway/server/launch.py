@@ -96,6 +96,7 @@ def serve(
         unlinked = [sock.getsockname() for sock in opened if sock.family == socket.AF_UNIX]
         worker = Worker(
             make_app=make_app,
+            processes=workers,
             limits=limits,
             shutdown_timeout_s=shutdown_timeout_s,
             tls=tls,

@@ -25,7 +25,7 @@ from gateway.server.limits import Connections, Limits
 from gateway.server.notify import notify_ready, notify_reloading, notify_stopping
 from gateway.server.protocol import GatewayProtocol
 from gateway.server.refusal import Refusal
-from gateway.server.sockets import BACKLOG
+from gateway.server.sockets import listen
 from gateway.server.tls import Tls, TlsError
 from gateway.server.watch import watch_file
 from gateway.ticker import Ticker
@@ -97,6 +97,8 @@ class Worker:
     """What every serving process is made of. ``make_app`` is called in it, so that processes share nothing."""
 
     make_app: Callable[[], ASGIApp]
+    processes: int
+    """How many there are of it."""
     limits: Limits
     shutdown_timeout_s: float
     tls: Tls | None = None
@@ -221,15 +223,11 @@ class _Serving:
         servers: list[asyncio.Server] = []
         self._groups.append(_Listening(connections, state, servers, stays))
         factory = functools.partial(GatewayProtocol, config, state, app_state, loop, connections=connections)
-        options: dict[str, Any] = {"backlog": BACKLOG}
+        options: dict[str, Any] = {}
         if tls is not None:
-            options |= {"ssl": tls.context, "ssl_handshake_timeout": limits.header_timeout_s}
+            options = {"ssl": tls.context, "ssl_handshake_timeout": limits.header_timeout_s}
         for sock in sockets:
-            if sock.family == socket.AF_UNIX:
-                server = await loop.create_unix_server(factory, sock=sock, **options)
-            else:
-                server = await loop.create_server(factory, sock=sock, **options)
-            servers.append(server)
+            servers += await listen(factory, sock, processes=self._worker.processes, **options)
 
     def _sweep(self, now: float) -> None:
         for group in self._groups:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from gateway.server.notify import notify_ready, notify_reloading, notify_stopping
 from gateway.server.redirect import RedirectToHttps
@@ -14,6 +16,7 @@ from gateway.server.sockets import (
     BindFailed,
     close_sockets,
     inherited_sockets,
+    listen,
     open_sockets,
     raise_file_limit,
     shown,
@@ -31,6 +34,55 @@ def test_every_kind_of_address_is_opened(tmp_path: Path) -> None:
     finally:
         close_sockets(sockets)
     assert not path.exists()
+
+
+async def _turns_until_all_are_in(bind: str, clients: int, processes: int) -> int:
+    """Turns of the event loop until as many clients, all of whom have connected before, have been let in."""
+    let_in, turns, loop = 0, 0, asyncio.get_running_loop()
+    done = loop.create_future()
+
+    class Counting(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            nonlocal let_in
+            let_in += 1
+            transport.close()
+            if let_in == clients:
+                done.set_result(None)
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        if not done.done():
+            loop.call_soon(turn)
+
+    (sock,) = open_sockets([bind])
+    waiting = [socket.socket(sock.family) for _ in range(clients)]
+    for client in waiting:
+        client.connect(sock.getsockname())
+    open_files = len(os.listdir("/proc/self/fd"))
+    servers = await listen(Counting, sock, processes=processes)
+    turn()
+    await done
+    for server in servers:
+        server.close()
+    for client in waiting:
+        client.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sock.fileno() == -1
+    # The event loop has one more of its own by now, and nothing else is left open.
+    assert len(os.listdir("/proc/self/fd")) <= open_files - clients
+    return turns
+
+
+@pytest.mark.parametrize(("processes", "least", "most"), [(1, 8, 16), (2, 16, 24), (8, 64, 80), (20, 64, 80)])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_several_connections_are_let_in_at_a_time(
+    kind: str, processes: int, least: int, most: int, tmp_path: Path
+) -> None:
+    bind = "127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path}/gw.sock"
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert least <= runner.run(_turns_until_all_are_in(bind, 64, processes)) <= most
 
 
 def test_ipv6_stands_in_brackets() -> None:
