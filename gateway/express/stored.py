@@ -9,8 +9,11 @@ from gateway.exchange import Admitted, ResponseRule
 from gateway.express.fields import after_rules, lines_of
 from gateway.express.unstored import Alone, Bypass
 from gateway.http.cache_key import CacheKey
+from gateway.http.conditional import not_modified_fields
 from gateway.http.fields import Fields, content_length, get_first
 from gateway.middleware.cache import CacheMiddleware
+from gateway.middleware.cache_answer import holds_already
+from gateway.middleware.cache_request import NO_CONDITIONS, Conditions
 from gateway.stores.base import Entry
 
 if TYPE_CHECKING:
@@ -24,12 +27,14 @@ _NOT_PLAIN_STATUSES = frozenset([204, 205, 304])
 class StoredHead:
     """What of an answer's head is the same for everybody who gets it through ``lane``."""
 
-    __slots__ = ("_fields", "_from", "_lines", "_until", "fields", "is_plain", "lane", "lines")
+    __slots__ = ("_fields", "_from", "_lines", "_until", "fields", "is_plain", "lane", "lines", "not_modified")
 
     def __init__(self, lane: StoredLane, fields: Fields, is_plain: bool) -> None:
         self.lane = lane
         self.is_plain = is_plain
-        """Whether it is complete, and followed by a body of the length that it announces."""
+        """Whether it is complete, and followed by a body of the length that it announces, or by none."""
+        self.not_modified: StoredHead | None = None
+        """That of the 304 for a client that has the answer, once somebody has asked."""
         self._fields = fields
         self._lines = lines_of(fields)
         self._from = self._until = 0.0
@@ -86,13 +91,13 @@ class StoredLane:
     ) -> bool:
         """Answer from the store, go past it, or on to the layer of the cache; False when there is nothing behind."""
         cache = self._cache
-        asked: tuple[bool, str] | None = admitted.notes.get(self)
+        asked: tuple[Conditions | None, str] | None = admitted.notes.get(self)
         if asked is None:
-            asked = (cache.asks_nothing(admitted.fields), cache.bypass_of(admitted.fields))
+            asked = cache.conditions_of(admitted.fields), cache.bypass_of(admitted.fields)
             admitted.note(self, asked)
-        asks_nothing, bypass = asked
+        conditions, bypass = asked
         past = self._past
-        if not asks_nothing:
+        if conditions is None:
             if past is not None and bypass:
                 return past.begin(express, admitted, target, way, client, Bypass(cache, passing, bypass))
             return self._go_on(express, admitted, target, way, client, passing)
@@ -111,17 +116,22 @@ class StoredLane:
         head = entry.sent_as
         if not isinstance(head, StoredHead) or head.lane is not self:
             head = entry.sent_as = self._head(entry, scheme)
+        status, body = entry.status, entry.body or b""
+        if conditions is not NO_CONDITIONS and holds_already(conditions, entry, now):
+            status, body = 304, b""
+            if head.not_modified is None:
+                head.not_modified = self._not_modified_head(entry, scheme)
+            head = head.not_modified
         if not head.is_plain:
             return False
         head.at(now, cache, key, entry)
         exchange = express.exchange(admitted, target, way)
         if passing is not None and not (client.may_answer_at_once and passing.count(exchange)):
             return False
-        body = entry.body or b""
-        if not client.answer_at_once(entry.status, head, self._request_id_name, exchange, body):
+        if not client.answer_at_once(status, head, self._request_id_name, exchange, body):
             return False
         exchange.cache = "hit"
-        exchange.status = entry.status
+        exchange.status = status
         exchange.body_bytes_out = len(body)
         express.record(exchange)
         return True
@@ -150,11 +160,20 @@ class StoredLane:
         return True
 
     def _head(self, entry: Entry, scheme: str) -> StoredHead:
-        fields = [field for field in entry.fields if field[0] != self._request_id_name]
-        fields = after_rules(self._response_rules, fields, scheme)
-        is_plain = (
-            entry.status not in _NOT_PLAIN_STATUSES
-            and content_length(fields) == entry.size
-            and get_first(fields, b"date") is not None
+        fields = self._with_rules(entry.fields, scheme)
+        return StoredHead(
+            self, fields, entry.status not in _NOT_PLAIN_STATUSES and _is_complete(fields, length=entry.size)
         )
-        return StoredHead(self, fields, is_plain)
+
+    def _not_modified_head(self, entry: Entry, scheme: str) -> StoredHead:
+        fields = self._with_rules(not_modified_fields(entry.fields), scheme)
+        return StoredHead(self, fields, _is_complete(fields, length=None))
+
+    def _with_rules(self, fields: Fields, scheme: str) -> Fields:
+        fields = [field for field in fields if field[0] != self._request_id_name]
+        return after_rules(self._response_rules, fields, scheme)
+
+
+def _is_complete(fields: Fields, *, length: int | None) -> bool:
+    """Whether nothing has to be added to a head, for a body of this length or for none."""
+    return content_length(fields) == length and get_first(fields, b"date") is not None

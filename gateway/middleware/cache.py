@@ -40,7 +40,16 @@ from gateway.middleware.cache_handle import Cache
 from gateway.middleware.cache_past import PastStore, PublicParts
 from gateway.middleware.cache_plan import FlightPlan
 from gateway.middleware.cache_report import Report, note
-from gateway.middleware.cache_request import DECIDING_FIELDS, CacheRequest, bypass_of, deciding_fields
+from gateway.middleware.cache_request import (
+    CONDITIONS,
+    DECIDING_FIELDS,
+    NO_CONDITIONS,
+    CacheRequest,
+    Conditions,
+    bypass_of,
+    conditions_of,
+    deciding_fields,
+)
 from gateway.stores.base import CacheStore, Entry
 
 __all__ = ["Cache", "CacheMiddleware"]
@@ -197,6 +206,13 @@ class CacheMiddleware:
         """Whether no field decides how the store may be used."""
         return self._deciding.isdisjoint([field[0] for field in headers])
 
+    def conditions_of(self, headers: Fields) -> Conditions | None:
+        """What a GET asks of the answer that its client has; None where other fields decide how the store is used."""
+        present = self._deciding.intersection([field[0] for field in headers])
+        if not present:
+            return NO_CONDITIONS
+        return conditions_of(headers) if present <= CONDITIONS else None
+
     def bypass_of(self, headers: Fields) -> str:
         """Why a GET with these fields goes past the store; empty for one that does not, or wants nothing else."""
         present = deciding_fields(headers)
@@ -303,7 +319,7 @@ class CacheMiddleware:
 
     async def _send_stored(self, request: CacheRequest, entry: Entry, use: str, now: float) -> bool:
         """Answer from ``entry``; false when its body turns out to be gone."""
-        needs_body = use == "behind" or (request.method == "GET" and not holds_already(request, entry, now))
+        needs_body = use == "behind" or (request.method == "GET" and not holds_already(request.conditions, entry, now))
         if needs_body and not await self._load(entry):
             return False
         if use == "behind":

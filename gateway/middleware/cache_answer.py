@@ -10,19 +10,16 @@ from gateway.exchange import WHOLE_FOLLOWS
 from gateway.http.conditional import is_not_modified, not_modified_fields, range_applies
 from gateway.http.content_range import parse_range, partial_content, unsatisfied
 from gateway.http.fields import Fields, get_first
-from gateway.middleware.cache_request import CacheRequest
+from gateway.middleware.cache_request import NO_CONDITIONS, CacheRequest, Conditions
 from gateway.stores.base import Entry
 
 
-def holds_already(request: CacheRequest, entry: Entry, now: float) -> bool:
+def holds_already(conditions: Conditions, entry: Entry, now: float) -> bool:
     """Whether the client has this answer: it then gets 304."""
-    return (
-        entry.status == 200
-        and request.is_conditional
-        and is_not_modified(
-            request.none_match, request.modified_since, entry.fields, now=now, received_at=entry.received_at
-        )
-    )
+    if conditions is NO_CONDITIONS or entry.status != 200:
+        return False
+    none_match, modified_since = conditions
+    return is_not_modified(none_match, modified_since, entry.fields, now=now, received_at=entry.received_at)
 
 
 async def send_head_only(send: Send, status: int, fields: Fields) -> None:
@@ -37,7 +34,7 @@ async def send_entry(request: CacheRequest, entry: Entry, extra: Fields, now: fl
     ``extra`` are the fields of this one answer, such as Age.
     """
     send = request.send
-    if holds_already(request, entry, now):
+    if holds_already(request.conditions, entry, now):
         await send_head_only(send, 304, [*not_modified_fields(entry.fields), *extra])
         return
     if request.method == "HEAD":

@@ -151,7 +151,7 @@ class Fetcher:
             note(request.exchange, "collapsed")
         elif flight.outcome == "confirmed":
             note(request.exchange, "revalidated")
-        if flight.outcome == "confirmed" or holds_already(request, entry, now):
+        if flight.outcome == "confirmed" or holds_already(request.conditions, entry, now):
             await send_entry(request, entry, fields, now)
             return
         # Whoever leads gets the answer as it came, with what is not stored of it.

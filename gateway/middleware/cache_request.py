@@ -45,10 +45,23 @@ DECIDING_FIELDS = OVERRIDING_FIELDS | frozenset(
         b"transfer-encoding",
     ]
 )
-_CONDITIONS = frozenset([b"if-none-match", b"if-modified-since", b"if-range", b"range"])
+CONDITIONS = frozenset([b"if-none-match", b"if-modified-since"])
+"""Fields that ask whether the answer is another one than the client has."""
+
+_NOT_FOR_ALL = CONDITIONS | {b"if-range", b"range"}
+
+Conditions = tuple[bytes | None, bytes | None]
+"""If-None-Match and If-Modified-Since."""
+
+NO_CONDITIONS: Conditions = None, None
 
 # What an application would do with the client's connection alone, past everybody else who gets the same answer.
 _UNSHARED_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend", "http.response.trailers")
+
+
+def conditions_of(headers: Fields) -> Conditions:
+    """What ``headers`` say of the answer that the client has."""
+    return get_joined(headers, b"if-none-match"), get_joined(headers, b"if-modified-since")
 
 
 def deciding_fields(headers: Fields) -> frozenset[bytes]:
@@ -85,14 +98,13 @@ class CacheRequest:
     __slots__ = (
         "authorized",
         "bypass",
+        "conditions",
         "directives",
         "exchange",
         "headers",
         "if_range",
         "key",
         "method",
-        "modified_since",
-        "none_match",
         "range",
         "receive",
         "scope",
@@ -123,8 +135,7 @@ class CacheRequest:
         self.directives: RequestDirectives = NO_DIRECTIVES
         if b"cache-control" in present or b"pragma" in present:
             self.directives = request_directives(get_joined(headers, b"cache-control"), get_joined(headers, b"pragma"))
-        self.none_match = get_joined(headers, b"if-none-match") if b"if-none-match" in present else None
-        self.modified_since = get_joined(headers, b"if-modified-since") if b"if-modified-since" in present else None
+        self.conditions = NO_CONDITIONS if present.isdisjoint(CONDITIONS) else conditions_of(headers)
         self.range = get_joined(headers, b"range") if b"range" in present and self.method == "GET" else None
         self.if_range = get_joined(headers, b"if-range") if b"if-range" in present else None
         self.bypass = bypass_of(headers, present, ignore_cookies=ignore_cookies, key_cookies=key_cookies)
@@ -133,7 +144,7 @@ class CacheRequest:
     @property
     def is_conditional(self) -> bool:
         """Whether a 304 can answer it."""
-        return self.none_match is not None or self.modified_since is not None
+        return self.conditions is not NO_CONDITIONS
 
     def may_use(self, entry: Entry) -> bool:
         """Whether a stored answer is for this sender as well."""
@@ -151,7 +162,7 @@ class CacheRequest:
             scope = {**scope, "extensions": kept}
         if unchanged or (stale is None and not self.is_conditional and self.range is None):
             return scope
-        headers = without(self.headers, _CONDITIONS)
+        headers = without(self.headers, _NOT_FOR_ALL)
         if stale is not None:
             for condition, validator in ((b"if-none-match", b"etag"), (b"if-modified-since", b"last-modified")):
                 value = get_first(stale.fields, validator)

@@ -258,7 +258,52 @@ PLAIN: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [FRESH, DATE], b"a"),
         request(fields=[(b"Cookie", b"lang=en; a=1")]),
     ),
+    "cached, and a validator": (
+        {"cache": True},
+        response(200, [FRESH, DATE], b"a"),
+        request(fields=[(b"If-None-Match", b'"a"')]),
+    ),
+    "cached, and the client has it": (
+        {"cache": True, "response_headers": {"set": {"X-Kind": "{scheme}", "Content-Language": "de"}}},
+        response(200, [FRESH, JSON, (b"Vary", b"Accept"), (b"X-Kept", b"a"), (b"ETag", b'"a"'), DATE], b"a"),
+        request(fields=[(b"If-None-Match", b'"b", W/"a"')]),
+    ),
+    "cached, and the client has whatever there is": (
+        {"cache": {"status_header": False}},
+        response(200, [FRESH, (b"X-Request-ID", b"theirs"), DATE], b"a"),
+        request(fields=[(b"If-None-Match", b"*"), (b"If-Modified-Since", b"Thu, 01 Jan 1970 00:00:00 GMT")]),
+    ),
+    "cached, and the client has another": (
+        {"cache": True},
+        response(200, [FRESH, (b"ETag", b'"a"'), DATE], b"a"),
+        request(fields=[(b"If-None-Match", b'"b"'), (b"If-Modified-Since", b"Fri, 01 Jan 2100 00:00:00 GMT")]),
+    ),
+    "cached, and the client has it since": (
+        {"cache": True},
+        response(200, [FRESH, (b"Last-Modified", b"Thu, 01 Jan 2015 00:00:00 GMT"), DATE], b"a"),
+        request(fields=[(b"If-Modified-Since", b"Thu, 01 Jan 2015 00:00:00 GMT")]),
+    ),
+    "cached, coded, and the client has it": (
+        {"cache": True, "compress": True, "security_headers": True},
+        response(200, [FRESH, JSON, (b"ETag", b'"a"'), DATE], b'{"a": 1}' * 500),
+        request(fields=[(b"Accept-Encoding", b"gzip"), (b"If-None-Match", b'W/"a"')]),
+    ),
+    "cached and guarded, and the client has it": (
+        {"cache": True, "rate_limit": {"rate": "10/h", "burst": 5}, **CORS},
+        response(200, [FRESH, (b"ETag", b'"a"'), DATE], b"a"),
+        request(fields=[ORIGIN, (b"If-None-Match", b'"a"')]),
+    ),
+    "cached, not found, and the client has it": (
+        {"cache": True},
+        response(404, [FRESH, (b"ETag", b'"a"'), DATE], b"a"),
+        request(fields=[(b"If-None-Match", b'"a"')]),
+    ),
     "cached, and not to be": ({"cache": True}, response(200, [(b"Cache-Control", b"no-store"), DATE], b"a"), request()),
+    "cached, and not to be, and a validator": (
+        {"cache": True},
+        response(200, [(b"Cache-Control", b"no-store"), (b"ETag", b'"a"'), DATE], b"a"),
+        request(fields=[(b"If-None-Match", b'"a"')]),
+    ),
     "cached, and private": (
         {"cache": {"tags_header": "X-Tags"}, "hide_headers": ["X-Tags"]},
         response(200, [(b"Cache-Control", b"private, max-age=9"), (b"Age", b"3"), (b"X-Tags", b"a"), DATE], b"a"),
@@ -384,10 +429,20 @@ LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(503, [(b"Cache-Control", b"no-store"), DATE], b"a"),
         request(),
     ),
-    "cached, and a validator": (
+    "cached, and not to be, and the client has it": (
         {"cache": True},
-        response(200, [FRESH, DATE], b"a"),
+        response(304, [(b"Cache-Control", b"no-store"), (b"ETag", b'"a"'), DATE]),
         request(fields=[(b"If-None-Match", b'"a"')]),
+    ),
+    "cached, and a part of what the client has": (
+        {"cache": True},
+        response(200, [FRESH, (b"ETag", b'"a"'), DATE], b"a"),
+        request(fields=[(b"If-None-Match", b'"a"'), (b"Range", b"bytes=0-0")]),
+    ),
+    "cached, and a validator that is to be asked about": (
+        {"cache": True},
+        response(200, [FRESH, (b"ETag", b'"a"'), DATE], b"a"),
+        request(fields=[(b"If-None-Match", b'"a"'), (b"Cache-Control", b"max-age=0")]),
     ),
     "preflight": (
         CORS,

@@ -57,6 +57,13 @@ def stored(connection: socket.socket, number: int) -> None:
     assert head.startswith(b"HTTP/1.1 200 ") and (b"; hit;" in head or number == 0), head
 
 
+def held(connection: socket.socket, number: int) -> None:
+    """Ask whether it is still what the client has."""
+    connection.sendall(b"GET /cached HTTP/1.1\r\nHost: example.com\r\n%bIf-None-Match: *\r\n\r\n" % _BROWSER)
+    head = read_answer(connection)
+    assert head.startswith(b"HTTP/1.1 304 "), head
+
+
 def long(connection: socket.socket, number: int) -> None:
     """Ask for what is worth coding."""
     connection.sendall(b"GET /long HTTP/1.1\r\nHost: example.com\r\n%b\r\n" % _BROWSER)
@@ -142,6 +149,7 @@ PATHS = {
     "request on a connection of its own": Path(same, is_cold=True),
     "the same of a client that comes again": Path(again, is_cold=True),
     "cache hit": Path(stored, {"cache": True}),
+    "cache hit that the client has": Path(held, {"cache": True}),
     "cache hit, coded": Path(stored_long, {"cache": True}),
     "cache miss": Path(missed, {"cache": True}),
     "request past the cache": Path(same, {"cache": True}),
