@@ -26,7 +26,7 @@ BUDGETS = {
     "request on a connection of its own": Count(78, 3, 2, 5, 10),
     "the same of a client that comes again": Count(63, 3, 2, 5, 10),
     "cache hit": Count(22, 1, 1, 1, 0),
-    "cache hit that the client has": Count(26, 1, 1, 1, 0),
+    "cache hit that the client has": Count(25, 1, 1, 1, 0),
     "cache hit, coded": Count(22, 1, 1, 1, 0),
     "cache miss": Count(326, 2, 2, 6, 0),
     "request past the cache": Count(66, 2, 2, 2, 0),
