@@ -28,6 +28,9 @@ _DROPPED: Verdict = 0, b"", None
 _WORK: Verdict = NOT_PLAIN, b"", None
 
 
+_OF_NO_RULE = b"\x80"
+"""A value that no configuration can have a rule set."""
+
 _Kind = int
 # Any value is passed on; none is; only the layers can tell; or the value decides.
 _ANY, _DROP, _LONG, _HOP, _COOKIE, _LENGTH, _DATE, _TYPE, _CODING, _VARY, _DROP_TRANSFORMABLE = range(1, 12)
@@ -138,7 +141,7 @@ class PlainFields(dict[Field, Verdict]):
         return kind
 
     def _kind(self, name: bytes) -> _Kind:
-        field = (name, b"0")
+        field = (name, _OF_NO_RULE)
         if name == b"connection":
             return _HOP
         if name in self._own or not inbound_fields([field], drop=self.hidden):
@@ -157,7 +160,7 @@ class PlainFields(dict[Field, Verdict]):
 
 def are_left_alone(names: Iterable[bytes], rules: Iterable[ResponseRule]) -> bool:
     """Whether ``rules`` neither change nor drop fields of these names, which come into a head after they were asked."""
-    fields = [(name, b"0") for name in names]
+    fields = [(name, _OF_NO_RULE) for name in names]
     return after_rules(rules, fields, "https")[: len(fields)] == fields
 
 

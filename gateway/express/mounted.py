@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Generator
 
@@ -19,6 +20,8 @@ from gateway.http.fields import Fields, may_be_secret
 from gateway.recent import Recent
 from gateway.ticker import Ticker
 from gateway.upstream.messages import InboundResponse
+
+logger = logging.getLogger("gateway")
 
 # What no parser reads in two ways.
 _PLAIN_TARGET = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}")
@@ -84,7 +87,14 @@ class MountedExpress:
         finally:
             self._waiting.discard(waiting)
             self._waiting_long.discard(waiting)
-        if not (self._write(express, waiting, send) or await _send(express, waiting, send)):
+        try:
+            is_answered = self._write(express, waiting, send) or await _send(express, waiting, send)
+        except Exception:
+            if waiting.is_settled:
+                raise
+            logger.exception("request %s on route %r failed", waiting.exchange.request_id, waiting.lane.name)
+            is_answered = False
+        if not is_answered:
             await express.app({**scope, BEGUN_KEY: waiting}, receive, send)
 
     def _write(self, express: Express, waiting: _Waiting, send: Send) -> bool:
@@ -98,8 +108,8 @@ class MountedExpress:
             return False
         size = len(head[2])
         lines, body = framed(*head)
-        waiting.settle(response, size)
         try:
+            waiting.settle(response, size)
             self._uvicorn.write(cycle, response.status_code, lines, body)
         except BaseException:
             exchange.outcome = "aborted"
@@ -110,7 +120,9 @@ class MountedExpress:
 
     def _admit(self, express: Express, scope: Scope) -> Admitted | None:
         client = scope.get("client")
-        key = (client and client[0], scope.get("scheme"), scope.get("root_path"), tuple(scope["headers"]))
+        # Who has no address is on a UNIX socket, or nobody: the server's own address tells which.
+        peer = client[0] if client and client[0] else scope.get("server")
+        key = (peer, scope.get("scheme"), scope.get("root_path"), tuple(scope["headers"]))
         if self._admitted_by is not express:
             self._admitted_by = express
             self._admitted.clear()
@@ -234,8 +246,8 @@ async def _send(express: Express, waiting: _Waiting, send: Send) -> bool:
     if answer is None:
         return False
     fields, body = answer
-    waiting.settle(response, len(body))
     try:
+        waiting.settle(response, len(body))
         await _send_both(send, response.status_code, fields, body)
     except BaseException:
         exchange.outcome = "aborted"

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from gateway.http.coding import DECODABLE
-from gateway.http.fields import Fields, add_vary, get_first, get_joined, without
+from gateway.http.conditional import parse_etags
+from gateway.http.fields import Fields, add_vary, get_joined, without
 from gateway.http.negotiation import IDENTITY, choose_coding, is_accepted, parse_codings
 
 DECIDING_NAMES = frozenset([b"cache-control", b"content-encoding", b"content-type", b"vary"])
@@ -98,7 +99,7 @@ class CodingRule:
             elif b"no-transform" in value.lower() and _forbids_transformation(fields):
                 return None
         if status == 304:
-            return Plan(_weakened_as_asked(fields, get_first(request, b"if-none-match")))
+            return Plan(_weakened_as_asked(fields, get_joined(request, b"if-none-match")))
         if coded:
             applied = parse_codings([coded])
             if applied:
@@ -147,25 +148,21 @@ def with_strong_tags(request: Sequence[tuple[bytes, bytes]]) -> Fields:
     """If-None-Match with the strong form beside each weak tag: the tag the service knows is the strong one."""
     fields: Fields = []
     for name, value in request:
-        if name == b"if-none-match" and value.strip() != b"*":
-            tags = _tags(value)
+        if name == b"if-none-match":
+            tags = parse_etags(value)
             strong = [tag[2:] for tag in tags if tag.startswith(b"W/") and tag[2:] not in tags]
-            value = b", ".join([*tags, *strong])
+            value = b", ".join([value, *strong])
         fields.append((name, value))
     return fields
 
 
 def _weakened_as_asked(fields: Sequence[tuple[bytes, bytes]], none_match: bytes | None) -> Fields:
     """A client that holds the coded answer knows it by a weak validator: 304 must name the same one."""
-    held = [] if none_match is None else _tags(none_match)
+    held = [] if none_match is None else parse_etags(none_match)
     return [
         (name, b"W/" + value) if name == b"etag" and value not in held and b"W/" + value in held else (name, value)
         for name, value in fields
     ]
-
-
-def _tags(none_match: bytes) -> list[bytes]:
-    return [tag.strip() for tag in none_match.split(b",")]
 
 
 def _forbids_transformation(fields: Sequence[tuple[bytes, bytes]]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from gateway.http.fields import Fields, may_be_secret
 
 # The value is everything that one may hold: HTAB, visible ASCII, space, obs-text. No CR, LF, NUL or other control byte.
-_FIELD = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)"
+_FIELD = rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)"
 _FIELD_LINE = re.compile(_FIELD)
 _FIELD_LINE_WITH_CR = re.compile(_FIELD + rb"\r")
 _MAX_KNOWN_LINE_BYTES = 256

@@ -33,8 +33,7 @@ _PAIR = re.compile(
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST_PORT = re.compile(rb"(?:\[[^\]]*\]|[^:\[\]]*):([0-9]{1,5})")
-_COMMENT = re.compile(rb"\((?:[^()\\]|\\.)*\)", re.DOTALL)
-_MAX_COMMENT_DEPTH = 8
+_COMMENT_PART = re.compile(rb"[^()\\]+|\\.?|[()]", re.DOTALL)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=-]{1,128}")
 
 
@@ -284,15 +283,29 @@ def _names_hop(values: list[bytes], pseudonym: bytes) -> bool:
         value = value.lower()
         if pseudonym not in value:
             continue
-        for _ in range(_MAX_COMMENT_DEPTH):
-            value, removed = _COMMENT.subn(b" ", value)
-            if not removed:
-                break
-        for member in value.split(b","):
+        for member in _without_comments(value).split(b","):
             parts = member.split()
             if len(parts) > 1 and parts[1] == pseudonym:
                 return True
     return False
+
+
+def _without_comments(value: bytes) -> bytes:
+    """``value`` with a space for each comment, RFC 9110 section 5.6.5; what opens one that never ends is no comment."""
+    kept: list[bytes] = []
+    depth = begun_at = 0
+    for part in _COMMENT_PART.finditer(value):
+        if part[0] == b"(":
+            if not depth:
+                begun_at = part.start()
+            depth += 1
+        elif part[0] == b")" and depth:
+            depth -= 1
+            if not depth:
+                kept.append(b" ")
+        elif not depth:
+            kept.append(part[0])
+    return b"".join(kept) + (value[begun_at:] if depth else b"")
 
 
 def is_request_id(value: bytes) -> bool:

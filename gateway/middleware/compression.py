@@ -99,9 +99,8 @@ class CompressionMiddleware:
             return self.app(scope, receive, send)
         headers = scope["headers"]
         for name, value in headers:
-            if name == b"if-none-match":
-                if b"W/" in value and TAGS_AS_GIVEN not in scope:
-                    scope = {**scope, "headers": with_strong_tags(headers)}
+            if name == b"if-none-match" and b"W/" in value and TAGS_AS_GIVEN not in scope:
+                scope = {**scope, "headers": with_strong_tags(headers)}
                 break
         return self.app(scope, receive, _Response(self, scope["method"] == "HEAD", headers, send).send)
 

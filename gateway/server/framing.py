@@ -36,7 +36,7 @@ MAX_KNOWN_LINES = 2048
 _MAX_METHOD_BYTES = 32
 _MAX_LENGTH_DIGITS = 19
 _METHOD = re.compile(TOKEN)
-_CODINGS = re.compile(rb"(?:" + TOKEN + rb"(?:[ \t]*;[^,]*)?[ \t]*,[ \t]*)*chunked", re.IGNORECASE)
+_CODINGS = re.compile(rb"(?:" + TOKEN + rb"[ \t]*+(?:;[^,]*+)?,[ \t]*+)*+chunked", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"https?://([^/?#@\\]+)([/?].*)?", re.IGNORECASE)
 # What no parser reads in two ways; anything else in a target is for the parser to judge.
 _PLAIN_TARGET = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")

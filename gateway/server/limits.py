@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from gateway.server.framing import MAX_KNOWN_LINES
 from gateway.server.hang_up import HangUps
 from gateway.server.refusal import Refusal
 from gateway.server.regulars import Regulars
+
+logger = logging.getLogger("gateway.server")
 
 NEVER = float("inf")
 
@@ -151,10 +154,15 @@ class Connections:
         self.regulars.keep_only(self.express())
         # One pass: with 5,000 connections it holds everybody else up for 0.1 ms.
         for connection in [one for one in self._open if one.deadline <= now or one.is_sending]:
-            if connection.deadline <= now:
-                connection.on_deadline(now)
-            if connection.is_sending:
-                connection.check_sending(now)
+            try:
+                if connection.deadline <= now:
+                    connection.on_deadline(now)
+                if connection.is_sending:
+                    connection.check_sending(now)
+            except Exception:
+                # The others are looked at all the same.
+                logger.exception("a connection could not be timed; it is cut")
+                connection.cut(reset=True)
 
     def cut_all(self) -> None:
         """Close every connection without another byte."""

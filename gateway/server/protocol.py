@@ -503,7 +503,10 @@ class GatewayProtocol(asyncio.Protocol):
         self._cycle = None
         if self.body is not None:
             self._drop_body()
+        self.deadline = NEVER
         if self._transport.is_closing():
+            # By its own end: what is left has send_timeout_s as well.
+            self.is_sending = True
             return
         if not keep_alive:
             if is_read and not self._buffer:
@@ -527,7 +530,7 @@ class GatewayProtocol(asyncio.Protocol):
 
     def cut(self, *, reset: bool = False) -> None:
         """Close without another byte. ``reset``: not even a clean end of the connection, which would end a body."""
-        if self._phase == _CLOSED:
+        if self._phase == _CLOSED and not reset:
             return
         self._drop_body()
         if not reset:

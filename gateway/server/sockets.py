@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import stat
+import sys
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -60,7 +61,12 @@ async def listen(
     ``processes`` share the socket, and how many they take at once. ``options`` are those of ``loop.create_server``.
     """
     loop = asyncio.get_running_loop()
-    create: Any = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+    create: Any = loop.create_server
+    if sock.family == socket.AF_UNIX:
+        create = loop.create_unix_server
+        if sys.version_info >= (3, 13):
+            # Others may listen on: the file is for whoever has made it to remove.
+            options["cleanup_socket"] = False
     count = max(1, (_AT_ONCE_WITH_TLS if options.get("ssl") else _AT_ONCE) // processes)
     # A duplicate is closed by its server.
     handles = [sock, *(sock.dup() for _ in range(count - 1))]

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.errors import BadRequest
 from gateway.exchange import Exchange, Recorder
+from gateway.express.proxied import ProxiedLane
 from gateway.http.cookies import CookieRewrite
 from tests.express.support import Ways, warm
 from tests.support.gateway import RecordingRuntime, make_gateway, proxying, request, serving
@@ -138,3 +139,21 @@ async def test_a_target_above_the_limit_is_refused_whoever_serves(server: str) -
             return
         assert (await served.ask(request(target=b"/" + b"a" * 200))).status == 414
         await served.at_rest()
+
+
+async def test_a_failure_while_an_answer_is_put_together_leaves_nothing_in_use(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: ProxiedLane, begun: object) -> None:
+        raise ValueError("this always fails")
+
+    table: dict[str, Any] = {"upstream": {"sticky": {"cookie": "at"}}, "server": {"shutdown_timeout": "1s"}}
+    async with (
+        ScriptedUpstream(respond(OK)) as upstream,
+        warm(proxying(upstream.url, **table), server=server) as (served, _, client),
+    ):
+        monkeypatch.setattr(ProxiedLane, "_stick", broken)
+        client.write(request())
+        assert (await client.answer()).status == 200
+        await served.at_rest()
+        assert len(await served.ended(2)) == 2

@@ -79,10 +79,23 @@ def test_the_fields_of_a_coded_body() -> None:
 
 @pytest.mark.parametrize(
     ("value", "asked"),
-    [(b'W/"a"', b'W/"a", "a"'), (b'"a"', b'"a"'), (b"*", b"*"), (b'W/"a", "a"', b'W/"a", "a"'), (b"W/", b"W/, ")],
+    [
+        (b'W/"a"', b'W/"a", "a"'),
+        (b'"a"', b'"a"'),
+        (b"*", b"*"),
+        (b'W/"a", "a"', b'W/"a", "a"'),
+        (b"W/", b"W/"),
+        (b'W/"a,b", "c"', b'W/"a,b", "c", "a,b"'),
+    ],
 )
 def test_weak_tags_are_asked_for_in_their_strong_form_too(value: bytes, asked: bytes) -> None:
     assert with_strong_tags([(b"host", b"a"), (b"if-none-match", value)]) == [
         (b"host", b"a"),
         (b"if-none-match", asked),
     ]
+
+
+def test_304_names_the_tag_with_a_comma_that_the_client_holds() -> None:
+    plan = RULE.plan(304, [(b"etag", b'"a,b"')], [(b"if-none-match", b'W/"a,b"')])
+    assert plan is not None
+    assert plan.fields == [(b"etag", b'W/"a,b"')]

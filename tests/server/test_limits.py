@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.errors import BadRequest
 from gateway.exchange import BODY_FAILURE
 from gateway.server.limits import Limits, SendWatch
+from gateway.server.protocol import GatewayProtocol
 from tests.server.serving import Client, Echo, Served, read_body, serving, status_of, until
 from tests.support.messages import answering
 
@@ -381,3 +382,119 @@ async def test_connection_beyond_the_limit_is_503() -> None:
         assert b"200" in (await third.answer())[0]
         for client in (second, third):
             await client.close()
+
+
+CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+async def test_the_last_answer_that_nobody_takes_is_cut_too() -> None:
+    async with serving(answering(200, (), [b"x" * 20_000_000]), Limits(send_timeout_s=60)) as served:
+        client = await served.connect()
+        client.write(CLOSE)
+        await client.head()
+        await until(lambda: any(connection.is_sending for connection in served.connections._open))
+        await asyncio.sleep(0.05)
+        served.pass_time(0)
+        served.pass_time(61)
+        try:
+            async with asyncio.timeout(1):
+                await until(lambda: not len(served.connections))
+        finally:
+            client.writer.transport.abort()
+
+
+async def test_an_idle_connection_whose_answer_is_not_taken_is_cut() -> None:
+    async with serving(answering(200, (), [b"x" * 20_000_000]), Limits(send_timeout_s=60, keep_alive_s=5)) as served:
+        client = await served.connect()
+        client.write(CLOSE.replace(b"Connection: close\r\n", b""))
+        await client.head()
+        await asyncio.sleep(0.05)
+        served.pass_time(0)
+        served.pass_time(6)
+        served.pass_time(61)
+        served.pass_time(61)
+        try:
+            async with asyncio.timeout(1):
+                await until(lambda: not len(served.connections))
+        finally:
+            client.writer.transport.abort()
+
+
+async def test_the_end_of_a_drain_cuts_what_is_closing() -> None:
+    async with serving(answering(200, (), [b"x" * 20_000_000]), Limits(send_timeout_s=60)) as served:
+        client = await served.connect()
+        client.write(CLOSE)
+        await client.head()
+        await asyncio.sleep(0.05)
+        served.connections.cut_all()
+        try:
+            async with asyncio.timeout(1):
+                await until(lambda: not len(served.connections))
+        finally:
+            client.writer.transport.abort()
+
+
+async def test_a_body_that_is_no_longer_awaited_is_never_late() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        (connection,) = served.connections._open
+        assert isinstance(connection, GatewayProtocol)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        # Something waits in the transport, but not so much that the application would have to wait.
+        while not connection.transport.get_write_buffer_size():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        assert connection.write_paused is None
+        begun.set()
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"end"})
+
+    async with serving(app, Limits(body_timeout_s=30, send_timeout_s=1000)) as served:
+        client = await served.connect()
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc")
+        await begun.wait()
+        client.writer.write_eof()
+        await asyncio.sleep(0.1)
+        go_on.set()
+        await asyncio.sleep(0.1)
+        try:
+            # Raises AssertionError: the sweep of everybody ends here.
+            served.pass_time(31)
+        finally:
+            client.writer.transport.abort()
+
+
+async def test_what_a_client_that_ended_its_side_does_not_take_is_cut() -> None:
+    """No pause of the writer, no next request: nobody had begun to look at whether it takes anything."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        (connection,) = served.connections._open
+        assert isinstance(connection, GatewayProtocol)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not connection.transport.get_write_buffer_size():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        assert connection.write_paused is None
+        begun.set()
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"end"})
+
+    async with serving(app, Limits(send_timeout_s=60)) as served:
+        client = await served.connect()
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await begun.wait()
+        client.writer.write_eof()
+        await asyncio.sleep(0.1)
+        go_on.set()
+        await asyncio.sleep(0.1)
+        served.pass_time(0)
+        served.pass_time(61)
+        served.pass_time(61)
+        try:
+            async with asyncio.timeout(1):
+                await until(lambda: not len(served.connections))
+        finally:
+            client.writer.transport.abort()

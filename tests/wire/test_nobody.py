@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from typing import Any
 
 import pytest
 
-from tests.support.gateway import proxying, request, serving
+from tests.support.gateway import make_gateway, proxying, request, serving
+from tests.support.messages import http_scope
 from tests.support.upstream import ScriptedUpstream, respond, response
 
 pytestmark = pytest.mark.anyio
+
+FORGED = [(b"host", b"example.com"), (b"x-forwarded-for", b"10.0.0.1")]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -29,3 +33,28 @@ async def test_who_sends_and_resets_gets_past_no_rule(server: str, method: str, 
             for _ in range(3):
                 assert (await served.ask(request(fields=forged))).status == 403
             assert not upstream.requests
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_nobody_is_not_taken_for_a_peer_on_a_unix_socket() -> None:
+    """As an application that is served on both a socket and a port sees them."""
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        pass
+
+    def scope(server: tuple[str, int | None]) -> dict[str, Any]:
+        return {**http_scope(headers=FORGED), "client": None, "server": server}
+
+    async with ScriptedUpstream(respond(response())) as upstream:
+        gateway = make_gateway(proxying(upstream.url, server={"trusted_proxies": ["unix"]}, allow=["10.0.0.0/8"]))
+        async with gateway.lifespan():
+            await gateway(scope(("127.0.0.1", 80)), receive, send)
+            assert len(upstream.requests) == 0
+            for _ in range(3):
+                await gateway(scope(("/run/gateway.sock", None)), receive, send)
+            assert len(upstream.requests) == 3
+            await gateway(scope(("127.0.0.1", 80)), receive, send)
+            assert len(upstream.requests) == 3
