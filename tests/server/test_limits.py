@@ -392,8 +392,7 @@ async def test_the_last_answer_that_nobody_takes_is_cut_too() -> None:
         client = await served.connect()
         client.write(CLOSE)
         await client.head()
-        await until(lambda: any(connection.is_sending for connection in served.connections._open))
-        await asyncio.sleep(0.05)
+        await until(lambda: served.state.total_requests == 1)
         served.pass_time(0)
         served.pass_time(61)
         try:
@@ -408,7 +407,7 @@ async def test_an_idle_connection_whose_answer_is_not_taken_is_cut() -> None:
         client = await served.connect()
         client.write(CLOSE.replace(b"Connection: close\r\n", b""))
         await client.head()
-        await asyncio.sleep(0.05)
+        await until(lambda: served.state.total_requests == 1)
         served.pass_time(0)
         served.pass_time(6)
         served.pass_time(61)
@@ -425,7 +424,7 @@ async def test_the_end_of_a_drain_cuts_what_is_closing() -> None:
         client = await served.connect()
         client.write(CLOSE)
         await client.head()
-        await asyncio.sleep(0.05)
+        await until(lambda: served.state.total_requests == 1)
         served.connections.cut_all()
         try:
             async with asyncio.timeout(1):
@@ -456,9 +455,11 @@ async def test_a_body_that_is_no_longer_awaited_is_never_late() -> None:
         client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc")
         await begun.wait()
         client.writer.write_eof()
-        await asyncio.sleep(0.1)
+        (connection,) = served.connections._open
+        assert isinstance(connection, GatewayProtocol)
+        await until(connection.transport.is_closing)
         go_on.set()
-        await asyncio.sleep(0.1)
+        await until(lambda: served.state.total_requests == 1)
         try:
             # Raises AssertionError: the sweep of everybody ends here.
             served.pass_time(31)
@@ -487,9 +488,11 @@ async def test_what_a_client_that_ended_its_side_does_not_take_is_cut() -> None:
         client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await begun.wait()
         client.writer.write_eof()
-        await asyncio.sleep(0.1)
+        (connection,) = served.connections._open
+        assert isinstance(connection, GatewayProtocol)
+        await until(connection.transport.is_closing)
         go_on.set()
-        await asyncio.sleep(0.1)
+        await until(lambda: served.state.total_requests == 1)
         served.pass_time(0)
         served.pass_time(61)
         served.pass_time(61)
