@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Hashable
 
 _PLACES = 8192
-"""A power of two. Of what comes in between, so much may be new before something counts as new again."""
+"""A power of two. A thing counts as met until another comes to its place: as many new ones leave a third of them."""
 _TAG_BITS = 16
 
 

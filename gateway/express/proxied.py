@@ -105,7 +105,10 @@ class ProxiedLane:
         client: ExpressClient,
         passing: Passing | None = None,
     ) -> bool:
-        """Send the request; False when no endpoint has room. Raises NoEndpoint."""
+        """Send the request; False when no endpoint has room, the rate is exceeded or weak tags have to be changed.
+
+        Raises NoEndpoint.
+        """
         if self.is_coded and admitted.has_weak_tags:
             return False
         exchange = express.exchange(admitted, target, way)

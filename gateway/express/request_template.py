@@ -60,8 +60,8 @@ class RequestTemplate:
 def make_template(admitted: Admitted, make_fields: OutboundFields) -> RequestTemplate | None:
     """The template for fields with these names; None where the head depends on more than that.
 
-    ``make_fields`` may look at names, not at values; of the exchange it may look at the route and the request id, and
-    at what the forwarding fields say of somebody else.
+    ``make_fields`` may look at names, not at values; of the exchange at the route and the request id alone. What it
+    says of the client stands in the forwarding fields, which are those of a client made up here: they are put in anew.
     """
     names = [name for name, _ in admitted.fields]
     if not _JUDGED_BY_VALUE.isdisjoint(names):

@@ -89,7 +89,10 @@ class StoredLane:
         client: ExpressClient,
         passing: Passing | None = None,
     ) -> bool:
-        """Answer from the store, go past it, or on to the layer of the cache; False when there is nothing behind."""
+        """Answer from the store, go past it, or on to the layer of the cache.
+
+        False when there is nothing behind, and when the answer is not plain, has to wait or exceeds the rate limit.
+        """
         cache = self._cache
         asked: tuple[Conditions | None, str] | None = admitted.notes.get(self)
         if asked is None:

@@ -34,6 +34,8 @@ MAX_KNOWN_LINES = 2048
 """Field lines of requests that are remembered."""
 
 _MAX_METHOD_BYTES = 32
+# A head takes more than twice its length, and 10,000 connections may idle.
+_MAX_IDLE_BYTES = 4 * 1024
 _MAX_LENGTH_DIGITS = 19
 _METHOD = re.compile(TOKEN)
 _CODINGS = re.compile(rb"(?:" + TOKEN + rb"[ \t]*+(?:;[^,]*+)?,[ \t]*+)*+chunked", re.IGNORECASE)
@@ -95,6 +97,7 @@ class HeadReader:
         "expects_continue",
         "fields",
         "is_http_11",
+        "is_long",
         "is_plain",
         "keep_alive",
         "length",
@@ -124,6 +127,8 @@ class HeadReader:
         self.target = b""
         """In origin or asterisk form; an absolute target is taken apart."""
         self.is_http_11 = True
+        self.is_long = False
+        """Whether it is more than a connection that idles should keep."""
         self.fields: Fields = []
         """The very same list as long as a client repeats its header section: not to be changed."""
         self.is_plain = False
@@ -149,6 +154,7 @@ class HeadReader:
         Raises TargetTooLong, HeadersTooLarge, MethodNotImplemented (also for unknown transfer codings) and BadRequest.
         """
         line_end = head.find(b"\r\n")
+        self.is_long = len(head) > _MAX_IDLE_BYTES
         self.method = self.target = b""
         self.is_plain = False
         words = head[:line_end].split(b" ")
@@ -194,6 +200,12 @@ class HeadReader:
         ):
             self.is_plain = True
             self.section = PlainSection(head[line_end:], self.fields, self.keep_alive)
+
+    def forget(self) -> None:
+        """Let go of what the last head said."""
+        self.section = _NO_SECTION
+        self.fields = []
+        self._special = []
 
     def _take_lines(self, lines: list[bytes]) -> bool:
         """Take apart a head that needs no parser; False, and nothing has happened, when this one does."""

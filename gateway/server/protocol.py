@@ -514,6 +514,8 @@ class GatewayProtocol(asyncio.Protocol):
             else:
                 self._linger()
             return
+        if self.head.is_long:
+            self.head.forget()
         connections = self.connections
         self._phase = _IDLE
         self.deadline = connections.clock() + (

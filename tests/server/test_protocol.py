@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.exchange import WHOLE_FOLLOWS
 from gateway.server.limits import Limits
-from gateway.server.protocol import DRAIN_GRACE_S
+from gateway.server.protocol import DRAIN_GRACE_S, GatewayProtocol
 from tests.server.serving import Echo, read_body, serving, status_of, until
 from tests.support.messages import answering
 
@@ -630,4 +630,18 @@ async def test_no_websocket_begins_while_draining() -> None:
         answer = await client.rest()
         assert status_of(answer) == 503
         assert b"retry-after" in answer.lower()
+        await client.close()
+
+
+@pytest.mark.parametrize(("size", "is_kept"), [(100, True), (20_000, False)])
+async def test_a_connection_that_idles_keeps_no_long_head(size: int, is_kept: bool) -> None:
+    async with serving(answering(204)) as served:
+        client = await served.connect()
+        for _ in range(2):
+            client.write(b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: %b\r\n\r\n" % (b"x" * size))
+            assert status_of(await client.head()) == 204
+        await until(lambda: served.state.total_requests == 2)
+        (connection,) = served.connections._open
+        assert isinstance(connection, GatewayProtocol)
+        assert (bool(connection.head.fields), len(connection.head.section.block) > size) == (is_kept, is_kept)
         await client.close()
