@@ -48,12 +48,14 @@ class Pass:
     def __init__(self, guards: Guards, sent: Admitted, identity: Identity | None) -> None:
         self.identity = identity
         """Who the fields said it is."""
-        self.admitted = admitted = _identified(sent, guards.auth, identity)
-        """The header section that goes on: without credentials, and with what tells the service who the client is."""
+        self.admitted = None if guards.auth is None or identity is None else _identified(sent, guards.auth, identity)
+        """The header section that goes on, without credentials and with what tells the service who the client is; None
+        for the one that was sent, which knows this: to name it here would leave both to the garbage collector."""
         self._guards = guards
         limit = guards.rate_limit
+        user = sent.user if self.admitted is None else self.admitted.user
         # By a name it counts behind authentication, by a field before it: what the client sent.
-        self._key = "" if limit is None else limit.key(admitted.identity.client, admitted.user, sent.fields)
+        self._key = "" if limit is None else limit.key(sent.identity.client, user, sent.fields)
 
     def count(self, exchange: Exchange) -> bool:
         """Count a request that is certain to begin; False, and nothing is counted, when it exceeds the rate limit."""
@@ -104,7 +106,8 @@ class GuardedLane:
         known = self._pass(admitted)
         if known is None:
             return False
-        return self._lane.begin(express, known.admitted, target, way, client, known if self._counts else None)
+        admitted = known.admitted or admitted
+        return self._lane.begin(express, admitted, target, way, client, known if self._counts else None)
 
     def _pass(self, admitted: Admitted) -> Pass | None:
         """The pass of a client; None for one that is not let in, or not without asking elsewhere."""
@@ -125,9 +128,7 @@ class GuardedLane:
         return known
 
 
-def _identified(admitted: Admitted, auth: AuthMiddleware | None, identity: Identity | None) -> Admitted:
-    if auth is None or identity is None:
-        return admitted
+def _identified(admitted: Admitted, auth: AuthMiddleware, identity: Identity) -> Admitted:
     fields = auth.fields_for(identity, admitted.fields)
     return Admitted(
         admitted.identity,

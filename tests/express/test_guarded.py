@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from base64 import b64encode
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from pwdlib.hashers.bcrypt import BcryptHasher
 
+from gateway.exchange import Admitted
 from gateway.middleware.auth import Identity
 from tests.express.support import warm
 from tests.support.gateway import Served, make_gateway, proxying, request, serving, until
@@ -395,3 +397,23 @@ async def test_a_sticky_client_whose_endpoint_fails_is_told_of_the_other_alone(s
             client.write(request(fields=[(b"Cookie", cookie.partition(b";")[0])]))
             assert (await client.answer()).values(b"set-cookie") == []
             assert len(good.requests) == 2
+
+
+async def test_what_is_known_of_a_client_who_never_says_the_same_twice_goes_with_the_request(server: str) -> None:
+    def admitted() -> int:
+        return sum(isinstance(thing, Admitted) for thing in gc.get_objects())
+
+    async with (
+        ScriptedUpstream(echoing) as upstream,
+        warm(proxying(upstream.url, rate_limit=LIMIT, max_concurrent=2), server=server) as (_, ways, client),
+    ):
+        gc.disable()
+        try:
+            before = admitted()
+            for number in range(50):
+                client.write(request(fields=[(b"X-Trace", b"%d" % number)]))
+                assert (await client.answer()).status == 200
+            assert admitted() < before + 5
+        finally:
+            gc.enable()
+        assert ways.short == 50
