@@ -86,13 +86,14 @@ async def test_no_head_of_a_request_is_kept_for_each_route_when_it_is_long() -> 
         (route,) = config["routes"]
         config["routes"] = [{**route, "name": f"r{number}", "path": f"/{number}"} for number in range(20)]
         async with serving(config) as served, served.client() as client:
-            for value, kept in ((b"long" * 900, 0), (b"short", 20)):
+            for value, kept in ((b"long" * 8_000, 0), (b"short", 20)):
                 for number in range(20):
                     client.write(request(target=b"/%d" % number, fields=[(b"X-Long", value)]))
                     assert (await client.answer()).body == b"a"
                     assert upstream.requests[-1].values(b"x-long") == [value]
                 (protocol,) = served.state.connections
-                noted = cast(Any, protocol).head.section.admitted.notes
+                known = cast(Any, protocol).head.section.admitted
+                noted = {} if known is None else known.notes
                 # Clients hold thousands of connections that idle.
                 assert len([parts for parts in noted.values() if value in b"".join(parts)]) == kept
 
