@@ -38,6 +38,7 @@ _MAX_METHOD_BYTES = 32
 _MAX_IDLE_BYTES = 4 * 1024
 _MAX_LENGTH_DIGITS = 19
 _METHOD = re.compile(TOKEN)
+# Nothing in it is tried twice: what a client can make run long holds everybody up.
 _CODINGS = re.compile(rb"(?:" + TOKEN + rb"[ \t]*+(?:;[^,]*+)?,[ \t]*+)*+chunked", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"https?://([^/?#@\\]+)([/?].*)?", re.IGNORECASE)
 # What no parser reads in two ways; anything else in a target is for the parser to judge.

@@ -40,6 +40,19 @@ def first_ok_then(*pieces: bytes, then: str = "hold") -> Any:
     return script
 
 
+def waiting_second(go_on: asyncio.Event) -> Any:
+    """A script: every request of a connection is answered, the second once ``go_on`` is set."""
+
+    async def script(connection: ScriptedConnection) -> None:
+        for number in itertools.count():
+            await connection.read_request()
+            if number == 1:
+                await go_on.wait()
+            await connection.send(OK)
+
+    return script
+
+
 async def test_a_client_that_leaves_is_recorded_and_frees_everything(server: str) -> None:
     async with (
         ScriptedUpstream(first_ok_then()) as upstream,
@@ -231,17 +244,7 @@ async def test_pipelined_hits_are_answered_in_order_and_others_have_their_turn(s
 
 async def test_a_reload_leaves_what_was_begun_on_its_generation(server: str) -> None:
     go_on = asyncio.Event()
-
-    async def script(connection: ScriptedConnection) -> None:
-        await connection.read_request()
-        await connection.send(OK)
-        await connection.read_request()
-        await go_on.wait()
-        await connection.send(OK)
-        await connection.read_request()
-        await connection.send(OK)
-
-    async with ScriptedUpstream(script) as upstream:
+    async with ScriptedUpstream(waiting_second(go_on)) as upstream:
         gateway = make_gateway(proxying(upstream.url, response_headers={"set": {"X-Table": "old"}}))
         async with serving(gateway, server=server) as served, served.client() as client:
             client.write(request())
@@ -357,16 +360,7 @@ async def test_load_is_shed_on_either_way(server: str) -> None:
 @pytest.mark.parametrize(("ticks", "is_short"), [(1, True), (2, False)])
 async def test_under_another_server_the_layers_get_what_is_under_way_at_two_ticks(ticks: int, is_short: bool) -> None:
     go_on = asyncio.Event()
-
-    async def script(connection: ScriptedConnection) -> None:
-        await connection.read_request()
-        await connection.send(OK)
-        await connection.read_request()
-        await go_on.wait()
-        await connection.send(OK)
-        await connection.wait_eof()
-
-    async with ScriptedUpstream(script) as upstream:
+    async with ScriptedUpstream(waiting_second(go_on)) as upstream:
         gateway = make_gateway(proxying(upstream.url))
         gateway.runtime.ticker.interval_s = 3600.0
         async with serving(gateway, server=UVICORN) as served, served.client() as client:

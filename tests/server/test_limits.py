@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -384,120 +386,120 @@ async def test_connection_beyond_the_limit_is_503() -> None:
             await client.close()
 
 
-CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-
-
-async def test_the_last_answer_that_nobody_takes_is_cut_too() -> None:
-    async with serving(answering(200, (), [b"x" * 20_000_000]), Limits(send_timeout_s=60)) as served:
+@contextlib.asynccontextmanager
+async def taking_nothing(raw: bytes, limits: Limits) -> AsyncIterator[Served]:
+    """A server that has given all of a long answer to its transport, for a client that reads only the head."""
+    async with serving(answering(200, (), [b"x" * 20_000_000]), limits) as served:
         client = await served.connect()
-        client.write(CLOSE)
+        client.write(raw)
         await client.head()
         await until(lambda: served.state.total_requests == 1)
-        served.pass_time(0)
-        served.pass_time(61)
         try:
-            async with asyncio.timeout(1):
-                await until(lambda: not len(served.connections))
+            yield served
         finally:
             client.writer.transport.abort()
 
 
-async def test_an_idle_connection_whose_answer_is_not_taken_is_cut() -> None:
-    async with serving(answering(200, (), [b"x" * 20_000_000]), Limits(send_timeout_s=60, keep_alive_s=5)) as served:
-        client = await served.connect()
-        client.write(CLOSE.replace(b"Connection: close\r\n", b""))
-        await client.head()
-        await until(lambda: served.state.total_requests == 1)
-        served.pass_time(0)
-        served.pass_time(6)
-        served.pass_time(61)
-        served.pass_time(61)
-        try:
-            async with asyncio.timeout(1):
-                await until(lambda: not len(served.connections))
-        finally:
-            client.writer.transport.abort()
-
-
-async def test_the_end_of_a_drain_cuts_what_is_closing() -> None:
-    async with serving(answering(200, (), [b"x" * 20_000_000]), Limits(send_timeout_s=60)) as served:
-        client = await served.connect()
-        client.write(CLOSE)
-        await client.head()
-        await until(lambda: served.state.total_requests == 1)
-        served.connections.cut_all()
-        try:
-            async with asyncio.timeout(1):
-                await until(lambda: not len(served.connections))
-        finally:
-            client.writer.transport.abort()
-
-
-async def test_a_body_that_is_no_longer_awaited_is_never_late() -> None:
+@contextlib.asynccontextmanager
+async def having_ended_its_side(raw: bytes, limits: Limits) -> AsyncIterator[Served]:
+    """The same for a client that sends nothing more, and an answer too short for the application to have waited."""
     begun, go_on = asyncio.Event(), asyncio.Event()
+
+    def connection() -> GatewayProtocol:
+        (found,) = served.connections._open
+        assert isinstance(found, GatewayProtocol)
+        return found
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        (connection,) = served.connections._open
-        assert isinstance(connection, GatewayProtocol)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        # Something waits in the transport, but not so much that the application would have to wait.
-        while not connection.transport.get_write_buffer_size():
+        while not connection().transport.get_write_buffer_size():
             await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
-        assert connection.write_paused is None
+        assert connection().write_paused is None
         begun.set()
         await go_on.wait()
         await send({"type": "http.response.body", "body": b"end"})
 
-    async with serving(app, Limits(body_timeout_s=30, send_timeout_s=1000)) as served:
+    async with serving(app, limits) as served:
         client = await served.connect()
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc")
+        client.write(raw)
         await begun.wait()
         client.writer.write_eof()
-        (connection,) = served.connections._open
-        assert isinstance(connection, GatewayProtocol)
-        await until(connection.transport.is_closing)
+        await until(connection().transport.is_closing)
         go_on.set()
         await until(lambda: served.state.total_requests == 1)
         try:
-            # Raises AssertionError: the sweep of everybody ends here.
-            served.pass_time(31)
+            yield served
         finally:
             client.writer.transport.abort()
+
+
+async def all_are_cut(served: Served) -> None:
+    async with asyncio.timeout(5):
+        await until(lambda: not len(served.connections))
+
+
+LAST = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+UNFINISHED = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc"
+
+
+async def test_the_last_answer_that_nobody_takes_is_cut_too() -> None:
+    async with taking_nothing(LAST, Limits(send_timeout_s=60)) as served:
+        served.pass_time(0)
+        served.pass_time(61)
+        await all_are_cut(served)
+
+
+async def test_an_idle_connection_whose_answer_is_not_taken_is_cut() -> None:
+    async with taking_nothing(GET, Limits(send_timeout_s=60, keep_alive_s=5)) as served:
+        for seconds in (0, 6, 61, 61):
+            served.pass_time(seconds)
+        await all_are_cut(served)
+
+
+async def test_the_end_of_a_drain_cuts_what_is_closing() -> None:
+    async with taking_nothing(LAST, Limits(send_timeout_s=60)) as served:
+        served.connections.cut_all()
+        await all_are_cut(served)
 
 
 async def test_what_a_client_that_ended_its_side_does_not_take_is_cut() -> None:
     """No pause of the writer, no next request: nobody had begun to look at whether it takes anything."""
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    async with having_ended_its_side(GET, Limits(send_timeout_s=60)) as served:
+        for seconds in (0, 61, 61):
+            served.pass_time(seconds)
+        await all_are_cut(served)
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        (connection,) = served.connections._open
-        assert isinstance(connection, GatewayProtocol)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        while not connection.transport.get_write_buffer_size():
-            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
-        assert connection.write_paused is None
-        begun.set()
-        await go_on.wait()
-        await send({"type": "http.response.body", "body": b"end"})
 
-    async with serving(app, Limits(send_timeout_s=60)) as served:
-        client = await served.connect()
-        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        await begun.wait()
-        client.writer.write_eof()
-        (connection,) = served.connections._open
-        assert isinstance(connection, GatewayProtocol)
-        await until(connection.transport.is_closing)
-        go_on.set()
-        await until(lambda: served.state.total_requests == 1)
-        served.pass_time(0)
-        served.pass_time(61)
-        served.pass_time(61)
-        try:
-            async with asyncio.timeout(1):
-                await until(lambda: not len(served.connections))
-        finally:
-            client.writer.transport.abort()
+async def test_a_body_that_is_no_longer_awaited_is_never_late(caplog: pytest.LogCaptureFixture) -> None:
+    async with having_ended_its_side(UNFINISHED, Limits(body_timeout_s=30, send_timeout_s=1000)) as served:
+        served.pass_time(31)
+        assert len(served.connections) == 1
+        assert not caplog.records
+
+
+async def test_a_connection_that_cannot_be_timed_is_cut_and_the_others_are_timed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whichever of the two the sweep comes to first."""
+    on_deadline = GatewayProtocol.on_deadline
+    broken: list[GatewayProtocol] = []
+
+    def breaking(self: GatewayProtocol, now: float) -> None:
+        if not broken:
+            broken.append(self)
+            raise ValueError("this always fails")
+        on_deadline(self, now)
+
+    monkeypatch.setattr(GatewayProtocol, "on_deadline", breaking)
+    async with serving(answering(200), Limits(keep_alive_s=5)) as served:
+        clients = [await served.connect() for _ in range(2)]
+        for client in clients:
+            client.write(GET)
+        await until(lambda: served.state.total_requests == 2)
+        served.pass_time(6)
+        await all_are_cut(served)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        for client in clients:
+            await client.close()
