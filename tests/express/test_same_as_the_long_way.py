@@ -397,6 +397,11 @@ LONG: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
         response(200, [(b"Connection", b"X-Mine"), (b"X-Mine", b"1"), DATE], b"a"),
         request(),
     ),
+    "security headers of the upstream's own, beside one that is 0": (
+        {"security_headers": {"hsts": "", "content_type_options": "0"}},
+        response(200, [(b"X-Content-Type-Options", b"nosniff"), DATE], b"a"),
+        request(),
+    ),
     "security headers of the upstream's own": (
         {"security_headers": True},
         response(200, [(b"X-Frame-Options", b"SAMEORIGIN"), DATE], b"a"),
